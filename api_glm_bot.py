@@ -1,0 +1,83 @@
+"""The two small protocols of the chat plugin glm-bot, for which the server keeps each user's history.
+
+- `POST /chat` `{"msg", "uid"}` answers with a JSON string, `POST /clear` `{"uid"}` forgets the user.
+- `GET /chatglm?msg=…&usrid=…&source=…` answers with plain text; the client does not encode the message.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import re
+from collections.abc import Callable
+from urllib.parse import unquote
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import BaseModel
+
+from api_protocol import OriginalRequest
+
+LONGEST_HISTORY = 4096  # characters of JSON, beyond which a user's history is forgotten, as in the original
+MOST_USERS = 10_000  # whoever has been silent for longest is forgotten beyond
+QUERY = re.compile(r"^\??msg=(?P<msg>.*?)(?:&usrid=(?P<usrid>.*?))?(?:&source=(?P<source>.*))?$", re.S)
+
+
+class ChatBody(BaseModel):
+    """A user's message."""
+
+    msg: str
+    uid: str
+
+
+class ClearBody(BaseModel):
+    """A user."""
+
+    uid: str
+
+
+def add_glm_bot_routes(app: FastAPI, service, collect: Callable) -> None:
+    """Add glm-bot's routes to an application; `service` and `collect` are api.py's."""
+    histories: collections.OrderedDict[str, list[list[str]]] = collections.OrderedDict()
+
+    async def answer(request: Request, user: str, message: str) -> str:
+        history = histories.get(user, [])
+        stream, _ = await service.ask(OriginalRequest(prompt=message, history=history))
+        (text,), _, _ = await collect(request, [stream])
+        service.log("glm-bot", [stream], [text], message)
+        history = [*history, [message, text]]
+        histories.pop(user, None)
+        if len(json.dumps(history, ensure_ascii=False)) <= LONGEST_HISTORY:
+            histories[user] = history
+        while len(histories) > MOST_USERS:
+            histories.popitem(last=False)
+        return text
+
+    @app.post("/chat", tags=["glm-bot"])
+    async def chat(request: Request, body: ChatBody) -> Response:
+        """Answer a user's message."""
+        return JSONResponse(await answer(request, body.uid, body.msg))
+
+    @app.post("/clear", tags=["glm-bot"])
+    async def clear(body: ClearBody) -> Response:
+        """Forget a user's history."""
+        histories.pop(body.uid, None)
+        return JSONResponse("已重置")
+
+    @app.get("/chatglm", tags=["glm-bot"])
+    async def chatglm(request: Request) -> Response:
+        """Answer a message in the URL; `ping` and `clear` are commands."""
+        found = QUERY.match(request.url.query)
+        fields = {name: unquote(value or "") for name, value in (found.groupdict() if found else {}).items()}
+        if not fields.get("msg"):
+            return PlainTextResponse("请提供内容")
+        if fields["msg"] == "ping":
+            return PlainTextResponse("pong!服务端运行正常!")
+        if not fields["source"]:
+            return PlainTextResponse("无来源的请求，请更新插件")
+        if not fields["usrid"]:
+            return PlainTextResponse("请提供用户id")
+        if fields["msg"] == "clear":
+            histories.pop(fields["usrid"], None)
+            return PlainTextResponse("已重置当前对话")
+        return PlainTextResponse(await answer(request, fields["usrid"], fields["msg"]))

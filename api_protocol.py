@@ -1,0 +1,326 @@
+"""The server's requests and answers as JSON: the original's, OpenAI's, their errors and their event streams.
+
+What existing programs send and read decides the shapes: every frame of a stream has a `finish_reason`, no `content`
+is null, a stream has nothing but `data: ` lines and ends with `[DONE]`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from chatglm import ChatGLMTokenizer
+from engine import Answer, TokenProbability
+
+DONE = "data: [DONE]\n\n"
+SYSTEM_REPLY = "好的。"  # the answer to a system message, where it opens a dialogue as a round of its own
+
+
+class ApiError(Exception):
+    """A request that is refused, with its HTTP status."""
+
+    def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.headers = status, message, code, headers
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Requests
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def _whole_number(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value  # JSON has one kind of number
+
+
+def _neutral(value: Any) -> Any:
+    """Let a parameter pass that this server does not have, if its value asks for nothing."""
+    if value in (None, 0, 1, False, "", "none", "auto", [], {}) or value == {"type": "text"}:
+        return value
+    raise PydanticCustomError("unsupported", "this server does not support it: leave it out")
+
+
+Whole = Annotated[int, BeforeValidator(_whole_number)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Temperature = Annotated[Number, Field(ge=0, le=100, description="0 takes the likeliest token")]
+TopP = Annotated[Number, Field(ge=0, le=1, description="draw from the likeliest tokens of this probability together")]
+RepetitionPenalty = Annotated[Number, Field(gt=0, le=10)]
+Seed = Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63, description="the same seed, the same answer")]
+StopText = Annotated[str, Field(min_length=1, max_length=256)]
+Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
+Count = Annotated[Whole, Field(ge=1)]
+Choices = Annotated[Whole, Field(ge=1, le=16)]
+Round = Annotated[list[str | None], Field(min_length=2, max_length=2, description="question and answer")]
+History = list[Round]
+Unsupported = Annotated[Any, AfterValidator(_neutral)]
+Ignored = Any
+
+
+class Sampling(BaseModel):
+    """What all requests for text have in common; null is the server's default."""
+
+    model_config = ConfigDict(strict=True)
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    repetition_penalty: RepetitionPenalty | None = None
+    language: Literal["zh", "en"] | None = None
+    seed: Seed | None = None
+    stop: Stop | None = None
+
+    def stop_texts(self) -> tuple[str, ...]:
+        """Return the stop texts as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+
+class OriginalRequest(Sampling):
+    """`POST /` and `POST /stream`: a question and its history, as the original's server takes them."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"examples": [{"prompt": "你好", "history": [], "temperature": 0.95}]},
+    )
+
+    prompt: str
+    history: History | None = None
+    max_length: (
+        Annotated[Whole, Field(ge=0, description="of prompt and answer; lowered to the model's limit")] | None
+    ) = None
+    max_new_tokens: Count | None = None
+    stream: bool | Literal[0, 1] | None = None
+
+
+class TextPart(BaseModel):
+    """A part of a message's content."""
+
+    model_config = ConfigDict(strict=True)
+    type: Literal["text"]
+    text: str
+
+
+class Message(BaseModel):
+    """A message of a dialogue; further fields, as `name`, are ignored."""
+
+    model_config = ConfigDict(strict=True)
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart] | None = None
+
+    def text(self) -> str:
+        """Return the content as one text."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class StreamOptions(BaseModel):
+    """What a stream has besides text."""
+
+    model_config = ConfigDict(strict=True)
+    include_usage: bool | None = None
+
+
+class OpenAIRequest(Sampling):
+    """What both of OpenAI's routes for text take. Unknown parameters are refused, so that none is lost silently."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: str | None = None
+    max_tokens: Count | None = None
+    n: Choices | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: Ignored = None
+    presence_penalty: Unsupported = None
+    frequency_penalty: Unsupported = None
+    logit_bias: Unsupported = None
+
+
+class ChatCompletionRequest(OpenAIRequest):
+    """`POST /v1/chat/completions`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"model": "chatglm-6b", "messages": [{"role": "user", "content": "你好"}], "stream": False}]
+        }
+    )
+
+    messages: Annotated[list[Message], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    store: Ignored = None
+    metadata: Ignored = None
+    service_tier: Ignored = None
+    parallel_tool_calls: Ignored = None
+    response_format: Unsupported = None
+    tools: Unsupported = None
+    tool_choice: Unsupported = None
+    functions: Unsupported = None
+    function_call: Unsupported = None
+    modalities: Ignored = None
+
+    def probabilities(self) -> int | None:
+        """Return how many likeliest tokens are reported, None if no probabilities are."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class CompletionRequest(OpenAIRequest):
+    """`POST /v1/completions`: the bare text is the prompt, without rounds."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "chatglm-6b", "prompt": "你好"}]})
+
+    prompt: str | Annotated[list[str], Field(min_length=1, max_length=64)]
+    logprobs: Annotated[Whole, Field(ge=0, le=5)] | None = None
+    best_of: Unsupported = None
+    echo: Unsupported = None
+    suffix: Unsupported = None
+
+    def probabilities(self) -> int | None:
+        """Return how many likeliest tokens are reported, None if no probabilities are."""
+        return self.logprobs
+
+    def prompts(self) -> list[str]:
+        """Return the prompts as a list."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+
+class EmbeddingRequest(BaseModel):
+    """`POST /v1/embeddings`: the mean of the last hidden states, at length 1.
+
+    A weak embedding: the model was not trained for it. Token ids are refused, as they are those of another
+    vocabulary (LangChain's `OpenAIEmbeddings` sends text with `check_embedding_ctx_length=False`).
+    """
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"examples": [{"model": "chatglm-6b", "input": ["你好"]}]}
+    )
+
+    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    user: Ignored = None
+    dimensions: Unsupported = None
+
+    def texts(self) -> list[str]:
+        """Return the texts as a list."""
+        return [self.input] if isinstance(self.input, str) else self.input
+
+
+def to_rounds(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]]]:
+    """Map a dialogue of OpenAI's roles to the model's rounds. This is the only place that does.
+
+    - A user message is a question; several in a row are joined by a line break.
+    - An assistant message answers the question before it; several in a row are joined by a line break.
+    - A system message that opens the dialogue is a round of its own, answered by `SYSTEM_REPLY`.
+    - A system message between a question and the next one stands for the answer, as FastChat's clients send it.
+    - Any other system message is joined to the question that it precedes or follows.
+
+    Returns:
+        The newest question, and the (question, answer) pairs before it.
+
+    Raises:
+        ApiError: the last message is the assistant's.
+    """
+    rounds: list[tuple[str, str]] = []
+    question: str | None = None
+    for index, message in enumerate(messages):
+        text, later = message.text(), messages[index + 1 :]
+        is_system = message.role in ("system", "developer")
+        asked_again = any(other.role == "user" for other in later)
+        if message.role == "assistant" or is_system and question is not None and asked_again and rounds_open(later):
+            if question is None and rounds:
+                rounds[-1] = (rounds[-1][0], f"{rounds[-1][1]}\n{text}".strip("\n"))
+            else:
+                rounds.append((question or "", text))
+            question = None
+        elif is_system and question is None and not rounds and asked_again:
+            rounds.append((text, SYSTEM_REPLY))
+        else:
+            question = text if question is None else f"{question}\n{text}"
+    if question is None:
+        raise ApiError(400, "messages: the last one must be the user's", "invalid_messages")
+    return question, rounds
+
+
+def rounds_open(later: Sequence[Message]) -> bool:
+    """Return whether the next message that is not the system's is a question, so that an answer is missing before."""
+    return next((message.role for message in later if message.role in ("user", "assistant")), None) == "user"
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Answers
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def event(data: dict[str, Any]) -> str:
+    """Return an event of a stream."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
+def now() -> str:
+    """Return the local time as the original writes it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def error_body(path: str, status: int, message: str, code: str) -> dict[str, Any]:
+    """Return an error as the route's clients read it: OpenAI's shape under /v1, else the original's."""
+    if path.startswith("/v1"):
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
+        return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return {"status": status, "error": message, "time": now()}
+
+
+def usage(answers: Sequence[Answer]) -> dict[str, int]:
+    """Count tokens; a prompt that several answers share counts once."""
+    prompts = {id(answer.request.prompt_ids): len(answer.request.prompt_ids) for answer in answers}
+    prompt_tokens, completion_tokens = sum(prompts.values()), sum(answer.completion_tokens for answer in answers)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def token_text(tokenizer: ChatGLMTokenizer, token_id: int) -> tuple[str, list[int]]:
+    """Return a token's text, with U+FFFD for a part of a character, and its bytes."""
+    surface = tokenizer.surface(token_id) or ""
+    data = surface if isinstance(surface, bytes) else surface.replace("▁", " ").encode("utf-8")
+    return data.decode("utf-8", "replace"), list(data)
+
+
+def chat_logprobs(tokenizer: ChatGLMTokenizer, tokens: Sequence[TokenProbability]) -> dict[str, Any]:
+    """Return probabilities in the shape of chat completions."""
+
+    def entry(token_id: int, logprob: float) -> dict[str, Any]:
+        text, data = token_text(tokenizer, token_id)
+        return {"token": text, "logprob": max(logprob, -9999.0), "bytes": data}
+
+    content = [
+        entry(token.token_id, token.logprob) | {"top_logprobs": [entry(*likely) for likely in token.likeliest]}
+        for token in tokens
+    ]
+    return {"content": content}
+
+
+def completion_logprobs(
+    tokenizer: ChatGLMTokenizer, tokens: Sequence[TokenProbability], offset: int = 0
+) -> dict[str, Any]:
+    """Return probabilities in the shape of completions; `offset` is the number of characters before them."""
+    texts = [token_text(tokenizer, token.token_id)[0] for token in tokens]
+    offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
+    likeliest = [
+        {token_text(tokenizer, token_id)[0]: max(logprob, -9999.0) for token_id, logprob in token.likeliest}
+        for token in tokens
+    ]
+    return {
+        "tokens": texts,
+        "token_logprobs": [max(token.logprob, -9999.0) for token in tokens],
+        "top_logprobs": likeliest,
+        "text_offset": offsets,
+    }

@@ -1,0 +1,475 @@
+"""Compile, load and call the CPU kernels of `kernels/quantization_kernels.c`.
+
+The source is compiled at first use by gcc or clang for the machine at hand and kept in the user's cache directory. The
+kernels share the OpenMP runtime, and so the threads, of PyTorch. Where they cannot be had (no compiler), one warning
+says what to install, and PyTorch computes the same, more slowly.
+
+Shapes: `n` input rows, `i` input features, `o` output features.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import mmap
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers.utils import cached_file, logging
+
+logger = logging.get_logger(__name__)
+
+SOURCE = "kernels/quantization_kernels.c"
+NUMBER_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+PATHS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3}
+BLOCK, LANES = 512, 16  # columns that are quantised together, and groups in them, as in the source
+LARGEST_HEAD = 256
+COMPILE_SECONDS = 300
+
+# Where checkpoints came from: their `kernels` folder is looked into if there is none beside this module.
+_checkpoints: list[str] = []
+
+
+class KernelError(RuntimeError):
+    """The CPU kernels cannot be compiled or loaded; the message says what would help."""
+
+
+def look_in(name_or_path: str) -> None:
+    """Let a checkpoint's folder or hub name be searched for the kernel source, too.
+
+    transformers copies a checkpoint's Python files to its module cache, and leaves other files behind.
+    """
+    if name_or_path and name_or_path not in _checkpoints:
+        _checkpoints.append(name_or_path)
+
+
+def find_source(name: str = SOURCE) -> Path:
+    """Return the path of a kernel source: beside this module, else in one of the checkpoints.
+
+    Raises:
+        KernelError: it is nowhere.
+    """
+    beside = Path(__file__).resolve().parent / name
+    if beside.exists():
+        return beside
+    for checkpoint in _checkpoints:
+        try:
+            found = cached_file(checkpoint, name)
+        except (OSError, ValueError) as error:  # not there, or offline
+            logger.info("no %s in %s: %s", name, checkpoint, error)
+            continue
+        if found is not None:
+            return Path(found)
+    raise KernelError(
+        f"{name} is neither beside {beside.parent.parent.name} nor in {_checkpoints}: copy the folder there"
+    )
+
+
+def cache_directory() -> Path:
+    """Return the user's folder for compiled kernels, which nobody else may write to.
+
+    Raises:
+        OSError: it cannot be made, or it belongs to somebody else.
+    """
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    directory = Path(base) / "chatglm" / "cpu"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = directory.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{directory} can be written by others")
+    return directory
+
+
+def cpu_description() -> str:
+    """Return what tells one kind of CPU from another: code compiled for one may not run on the other."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
+    described = sorted({line for line in lines if line.startswith(names)})
+    return "\n".join([platform.machine(), platform.processor(), *described])
+
+
+def find_compilers() -> list[str]:
+    """Return the paths of the C compilers here, the one to use first."""
+    names = ("clang", "gcc", "cc") if sys.platform == "darwin" else ("gcc", "cc", "clang")
+    return [found for name in names if (found := shutil.which(name))]
+
+
+def find_openmp_runtime(entry: str) -> str | None:
+    """Return the path of the OpenMP library that PyTorch uses, if it has the function `entry`, else None."""
+    suffix = "dylib" if sys.platform == "darwin" else "so"
+    torch_library = Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"
+
+    class Information(ctypes.Structure):
+        _fields_ = [
+            ("file", ctypes.c_char_p),
+            ("base", ctypes.c_void_p),
+            ("name", ctypes.c_char_p),
+            ("at", ctypes.c_void_p),
+        ]
+
+    try:
+        # a library's handle also finds what it depends on
+        function = getattr(ctypes.CDLL(str(torch_library)), entry)
+        information = Information()
+        found = ctypes.CDLL(None).dladdr(function, ctypes.byref(information))
+    except (OSError, AttributeError):
+        return None
+    return os.fsdecode(information.file) if found else None
+
+
+def compile_commands(compiler: str, source: Path, target: Path) -> list[list[str]]:
+    """Return command lines that compile the source, the best first: with PyTorch's threads, with others, with one."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=COMPILE_SECONDS).stdout
+    is_clang = "clang" in version
+    native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+    base = [
+        compiler,
+        "-O3",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(target),
+        str(source),
+    ]
+    runtime = find_openmp_runtime("__kmpc_fork_call" if is_clang else "GOMP_parallel")
+    openmp = ["-Xclang", "-fopenmp"] if is_clang else ["-fopenmp"]
+    commands = []
+    if runtime is not None:
+        # named before the compiler's own runtime, it is the one that gets used
+        commands.append([*base, native, *openmp, runtime, "-lm"])
+    commands.append([*base, native, *openmp, *(["-lomp"] if is_clang else []), "-lm"])
+    commands.append([*base, native, "-lm"])
+    return commands
+
+
+def compile_kernels(source: Path, target: Path) -> bool:
+    """Compile the source to a shared library.
+
+    Returns:
+        Whether it is multi-threaded.
+
+    Raises:
+        KernelError: no compiler, or none that can compile it.
+    """
+    if os.name != "posix":
+        raise KernelError("the CPU kernels are compiled on Linux and macOS only; use WSL on Windows")
+    messages = []
+    for compiler in find_compilers():
+        commands = compile_commands(compiler, source, target)
+        for command in commands:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+            if result.returncode == 0:
+                return command is not commands[-1]
+            messages.append(f"{' '.join(command)}: {result.stderr.strip()[-500:]}")
+    if not messages:
+        raise KernelError("no C compiler found: install gcc (`apt install gcc`) or clang (`xcode-select --install`)")
+    raise KernelError("the C compiler fails: " + "; ".join(messages))
+
+
+def build(source: Path) -> Path:
+    """Return the library compiled from the source for this machine, from the cache directory or freshly compiled.
+
+    Raises:
+        KernelError: it cannot be compiled.
+    """
+    compilers = [(path, os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in find_compilers()]
+    parts = [source.read_text(encoding="utf-8"), compilers, cpu_description(), torch.__version__, torch.__file__]
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+    try:
+        directory = cache_directory()
+    except OSError as error:
+        logger.info("compiled CPU kernels are not kept: %s", error)
+        directory = Path(tempfile.mkdtemp(prefix="chatglm-"))
+    names = {threaded: directory / f"{key}-{'threads' if threaded else 'single'}.so" for threaded in (True, False)}
+    for threaded, file in names.items():
+        if file.exists():
+            _report_threads(threaded)
+            return file
+    handle, new = tempfile.mkstemp(dir=directory, suffix=".so")
+    os.close(handle)
+    try:
+        threaded = compile_kernels(source, Path(new))
+        os.replace(new, names[threaded])  # another process may do the same: either file is whole
+    except (KernelError, OSError, subprocess.TimeoutExpired):
+        os.unlink(new)
+        raise
+    _report_threads(threaded)
+    return names[threaded]
+
+
+def _report_threads(threaded: bool) -> None:
+    if not threaded:
+        logger.warning(
+            "quantised layers use one CPU core: the C compiler has no OpenMP. Install gcc, or libomp (`apt install "
+            "libomp-dev`, `brew install libomp`)"
+        )
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled kernels, or None, after one warning, where they cannot be had."""
+    try:
+        kernels = ctypes.CDLL(str(build(find_source())))
+    except (KernelError, OSError, subprocess.TimeoutExpired) as error:
+        logger.warning("quantised layers are slow on this CPU, PyTorch computes them: %s", error)
+        return None
+    pointer, size, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+    kernels.supports_path.restype, kernels.supports_path.argtypes = number, [number]
+    kernels.multiply_quantized.restype = None
+    kernels.multiply_quantized.argtypes = [
+        *[number, number, number, number, pointer, size, size, pointer, pointer, pointer, size],
+        *[pointer, pointer, pointer, pointer, number],
+    ]
+    kernels.quantize_rows.restype = size
+    kernels.quantize_rows.argtypes = [number, number, pointer, size, size, pointer, pointer, number]
+    kernels.decode_attention.restype = None
+    kernels.decode_attention.argtypes = [
+        *[number, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer, pointer],
+        *[size, size, size, size, size, number],
+    ]
+    return kernels
+
+
+@functools.cache
+def supported_paths() -> tuple[str, ...]:
+    """Return the paths that this CPU can run, the slowest first."""
+    return tuple(name for name, number in PATHS.items() if library().supports_path(number))
+
+
+def available(dtype: torch.dtype) -> bool:
+    """Return whether the kernels can be had and take activations of this type; compiles them if need be."""
+    return dtype in NUMBER_TYPES and library() is not None
+
+
+def linear(
+    input: torch.Tensor,
+    weight: torch.Tensor,
+    weight_scale: torch.Tensor,
+    bits: int,
+    bias: torch.Tensor | None = None,
+    path: str | None = None,
+    activation_bits: int = 8,
+) -> torch.Tensor:
+    """Multiply with a quantised matrix on the CPU, activations rounded to 8 or 16 bits in groups of 32.
+
+    Args:
+        input: `[..., i]`, float32, float16 or bfloat16.
+        weight: int8 `[o, i * bits / 8]`.
+        weight_scale: float16 `[o]`.
+        bits: 4 or 8.
+        bias: `[o]` or None.
+        path: one of `supported_paths()`; the fastest if None.
+        activation_bits: 8, which errs by about half a percent, or 16, which hardly errs.
+
+    Returns:
+        `[..., o]` in the input's dtype.
+    """
+    columns, outputs = input.shape[-1], weight.shape[0]
+    input, weight = input.contiguous(), weight.contiguous()
+    rows = input.numel() // columns
+    output = input.new_empty(*input.shape[:-1], outputs)
+    if bias is not None and bias.dtype != input.dtype:
+        bias = bias.to(input.dtype)
+    levels = activation_bits // 8
+    units = rows * -(-columns // BLOCK) * levels
+    scratch = torch.empty(units * (BLOCK + LANES * 4 + 4), dtype=torch.int8)
+    quantized = scratch.data_ptr()
+    library().multiply_quantized(
+        PATHS[path or supported_paths()[-1]],
+        bits,
+        levels,
+        NUMBER_TYPES[input.dtype],
+        input.data_ptr(),
+        rows,
+        columns,
+        weight.data_ptr(),
+        weight_scale.data_ptr(),
+        None if bias is None else bias.data_ptr(),
+        outputs,
+        output.data_ptr(),
+        quantized,
+        quantized + units * BLOCK,
+        quantized + units * (BLOCK + LANES * 4),
+        torch.get_num_threads(),
+    )
+    return output
+
+
+def quantize_rows(weight: torch.Tensor, bits: int, packed: torch.Tensor, weight_scale: torch.Tensor) -> int:
+    """Quantise a matrix on the CPU, as `quantization.quantize_weight` does.
+
+    Args:
+        weight: `[o, i]`, float32, float16 or bfloat16.
+        bits: 4 or 8.
+        packed: int8 `[o, i * bits / 8]`, contiguous, to be written.
+        weight_scale: float16 `[o]`, contiguous, to be written.
+
+    Returns:
+        How many scales are not finite.
+    """
+    weight = weight.contiguous()
+    return library().quantize_rows(
+        bits,
+        NUMBER_TYPES[weight.dtype],
+        weight.data_ptr(),
+        *weight.shape,
+        packed.data_ptr(),
+        weight_scale.data_ptr(),
+        torch.get_num_threads(),
+    )
+
+
+def can_attend(head_size: int, tensor: torch.Tensor) -> bool:
+    """Return whether `decode_attention` takes this head size, and tensors like this one."""
+    fits = head_size % LANES == 0 and head_size <= LARGEST_HEAD
+    return fits and tensor.device.type == "cpu" and not torch.is_grad_enabled() and available(tensor.dtype)
+
+
+def decode_attention(
+    mixed: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    position: int,
+    key_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Rotate one token's query and key, append its key and value to the cache, and attend to all that is cached.
+
+    Args:
+        mixed: `[b, h, 3, d]`, query, key and value; `d` a multiple of 16 and at most 256.
+        rotary: cosine and signed sine, `[b, d]` each.
+        keys, values: the cache's buffers `[b, h, capacity, d]`, contiguous; written at `position`.
+        position: number of tokens cached so far.
+        key_mask: bool `[b, position + 1]`, false for keys that must not be seen, or None.
+
+    Returns:
+        `[b, h, d]`. All tensors have the same dtype: float32, float16 or bfloat16.
+    """
+    b, h, _, d = mixed.shape
+    mixed = mixed.contiguous()
+    cosine, sine = (table.contiguous() for table in rotary)
+    context = mixed.new_empty(b, h, d)
+    scores = torch.empty(b * h * (position + 1), dtype=torch.float32)
+    if key_mask is not None and key_mask.stride(1) != 1:
+        key_mask = key_mask.contiguous()
+    library().decode_attention(
+        NUMBER_TYPES[mixed.dtype],
+        mixed.data_ptr(),
+        cosine.data_ptr(),
+        sine.data_ptr(),
+        keys.data_ptr(),
+        values.data_ptr(),
+        None if key_mask is None else key_mask.data_ptr(),
+        0 if key_mask is None else key_mask.stride(0),
+        context.data_ptr(),
+        scores.data_ptr(),
+        b,
+        h,
+        d,
+        keys.shape[2],
+        position,
+        torch.get_num_threads(),
+    )
+    return context
+
+
+def decode_attention_reference(
+    mixed: torch.Tensor,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    position: int,
+    key_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Compute what `decode_attention` does, and change the cache alike, by PyTorch in float32."""
+    b, h, _, d = mixed.shape
+    token = mixed.float()
+    cosine, sine = (table.float().view(b, 1, 1, d) for table in rotary)
+    swapped = token.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
+    rotated = token * cosine + swapped * sine
+    keys[:, :, position] = rotated[:, :, 1].to(keys.dtype)
+    values[:, :, position] = mixed[:, :, 2]
+    scores = (keys[:, :, : position + 1].float() @ rotated[:, :, 0, :, None])[..., 0] / d**0.5  # [b, h, t]
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[:, None], float("-inf"))
+    probabilities = scores.softmax(dim=-1)[:, :, None]  # [b, h, 1, t]
+    return (probabilities @ values[:, :, : position + 1].float())[:, :, 0].to(mixed.dtype)
+
+
+class FileRows(NamedTuple):
+    """Where the rows of a matrix lie in the file that it is mapped from.
+
+    A mapped page can bring 2 MiB of its neighbours into memory; reading a row from the file brings the row.
+    """
+
+    file: str
+    inode: int
+    offset: int
+
+    @classmethod
+    def find(cls, tensor: torch.Tensor) -> FileRows | None:
+        """Return where a tensor lies, or None if in no file, or if it has been written to (Linux tells, others not)."""
+        mappings = Path("/proc/self/smaps")
+        if not mappings.exists():
+            return None
+        start, end = tensor.data_ptr(), tensor.data_ptr() + tensor.numel() * tensor.element_size()
+        found = None
+        for line in mappings.read_text().splitlines():
+            # address range, permissions, offset in the file, device, inode, file
+            header = re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ (\d+) *(.*)", line)
+            if header:
+                first, last, offset = (int(number, 16) for number in header.groups()[:3])
+                inside = first <= start < end <= last and header[4] != "0"
+                found = cls(header[5], int(header[4]), offset + start - first) if inside else None
+            elif found is not None and line.startswith("Anonymous:"):  # what has been written to, and is in no file
+                return found if line.split()[1] == "0" else None
+        return None
+
+    def read(self, rows: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """Return the given rows, int64 `[n]`, of the matrix that lies here: `matrix[rows]`."""
+        result = torch.empty(len(rows), matrix.shape[1], dtype=matrix.dtype)
+        row_bytes = matrix.shape[1] * matrix.element_size()
+        buffers = memoryview(result.view(torch.uint8).numpy()).cast("B") if len(rows) else b""
+        try:
+            with open(self.file, "rb", buffering=0) as file:
+                if os.fstat(file.fileno()).st_ino != self.inode:
+                    return matrix[rows]  # another file has taken its name
+                for index, row in enumerate(rows.tolist()):
+                    place = buffers[index * row_bytes : (index + 1) * row_bytes]
+                    if os.preadv(file.fileno(), [place], self.offset + row * row_bytes) != row_bytes:
+                        return matrix[rows]
+        except OSError:  # moved away: it is still mapped
+            return matrix[rows]
+        return result
+
+
+def release_pages(tensor: torch.Tensor) -> None:
+    """Let the system take back the memory of a tensor that has `FileRows`; it is read from there again when needed."""
+    _advise(tensor, mmap.MADV_DONTNEED)
+
+
+def use_huge_pages(tensor: torch.Tensor) -> torch.Tensor:
+    """Ask for a large new tensor's memory in pages of 2 MiB (where the system has them), and return it."""
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        _advise(tensor, mmap.MADV_HUGEPAGE)
+    return tensor
+
+
+def _advise(tensor: torch.Tensor, advice: int) -> None:
+    start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size()
+    first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+    last = (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if first < last:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)

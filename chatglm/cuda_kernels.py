@@ -1,0 +1,737 @@
+"""Compile and launch the CUDA kernels of `kernels/quantization_kernels.cu`; each with a twin in PyTorch.
+
+The source is compiled at first use by NVRTC, which every CUDA build of PyTorch brings along, for the GPU at hand, and
+kept in the user's cache directory. Unpacking is launched through cpm_kernels where that package works, everything else
+through the CUDA driver; nothing of either is touched before a tensor lies on a CUDA device. Where the kernels cannot be
+had, one warning says why, and PyTorch computes the same.
+
+Shapes: `n` input rows, `i` input features, `o` output features; `b` batch, `h` heads, `d` head size, `t` tokens so far,
+`l` layers, `e` hidden.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import ctypes
+import hashlib
+import importlib
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.utils import logging
+
+from .cpu_kernels import KernelError, find_source
+
+logger = logging.get_logger(__name__)
+
+SOURCE = "kernels/quantization_kernels.cu"
+NUMBER_TYPES = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float"}
+OLDEST_CAPABILITY = (7, 0)
+OVERLAPPING = 90  # from sm_90 on kernels can overlap
+FUSED_ROWS = 32  # up to here a fused kernel reads the weights about once; beyond, unpacking pays
+BLOCK_THREADS = 256
+ATTENTION_THREADS = 128
+
+
+class CudaKernelError(RuntimeError):
+    """The CUDA kernels cannot be compiled, loaded or launched."""
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Compiling
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def nvrtc_candidates() -> Iterator[str]:
+    """Yield where NVRTC may lie: pip's CUDA packages, PyTorch's own folder, the CUDA toolkit, the system's path.
+
+    The version that PyTorch was built with comes first.
+    """
+    windows = sys.platform == "win32"
+    pattern = "nvrtc64_*.dll" if windows else "libnvrtc*.so*"
+    folders = [Path(torch.__file__).parent / "lib"]
+    package = importlib.util.find_spec("nvidia")
+    for location in (package.submodule_search_locations or []) if package is not None else []:
+        folders += sorted(folder for folder in Path(location).glob("*/*") if folder.name in ("lib", "bin"))
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        if os.environ.get(variable):
+            folders += [Path(os.environ[variable]) / name for name in ("lib64", "bin")]
+    folders.append(Path("/usr/local/cuda/lib64"))
+    files = [
+        file
+        for folder in folders
+        for file in sorted(folder.glob(pattern))
+        if "builtins" not in file.name and ".alt." not in file.name
+    ]
+    version = (torch.version.cuda or "").split(".")[0]
+    mark = f"nvrtc64_{version}" if windows else f".so.{version}"
+    yield from sorted((str(file) for file in files), key=lambda name: mark not in name)
+    if not windows:
+        yield from ([f"libnvrtc.so.{version}"] if version else []) + ["libnvrtc.so"]
+
+
+def load_nvrtc() -> ctypes.CDLL:
+    """Load the first NVRTC that can be.
+
+    Raises:
+        CudaKernelError: there is none.
+    """
+    for candidate in nvrtc_candidates():
+        try:
+            return ctypes.CDLL(candidate)
+        except OSError as error:
+            logger.debug("NVRTC at %s cannot be loaded: %s", candidate, error)
+    version = (torch.version.cuda or "12").split(".")[0]
+    package = "nvidia-cuda-nvrtc" if int(version) >= 13 else f"nvidia-cuda-nvrtc-cu{version}"
+    raise CudaKernelError(f"NVRTC, the CUDA run-time compiler, was not found: pip install {package}")
+
+
+def compile_kernels(source: str, capability: tuple[int, int], nvrtc: ctypes.CDLL | None = None) -> bytes:
+    """Compile CUDA source for a GPU.
+
+    Args:
+        source: CUDA C++ without includes.
+        capability: compute capability, major and minor.
+        nvrtc: the compiler's library; looked for if not given.
+
+    Returns:
+        Machine code, or, for a GPU that is newer than the compiler, PTX of the newest kind it knows.
+
+    Raises:
+        CudaKernelError: no compiler, or an error in the source (with the compiler's words).
+    """
+    nvrtc = load_nvrtc() if nvrtc is None else nvrtc
+
+    def call(name: str, *arguments) -> None:
+        function = getattr(nvrtc, name, None)
+        if function is None:
+            raise CudaKernelError(f"the CUDA run-time compiler is too old: it has no {name}")
+        if code := function(*arguments):
+            nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+            raise CudaKernelError(f"{name} failed: {nvrtc.nvrtcGetErrorString(code).decode()}")
+
+    def text(size_of: str, get: str) -> bytes:
+        size = ctypes.c_size_t()
+        call(size_of, program, ctypes.byref(size))
+        buffer = ctypes.create_string_buffer(size.value)
+        call(get, program, buffer)
+        return buffer.raw
+
+    count = ctypes.c_int()
+    call("nvrtcGetNumSupportedArchs", ctypes.byref(count))
+    known = (ctypes.c_int * count.value)()
+    call("nvrtcGetSupportedArchs", known)
+    wanted = 10 * capability[0] + capability[1]
+    older = [number for number in known if number <= wanted]
+    if not older:
+        raise CudaKernelError(f"the CUDA compiler supports GPUs from sm_{min(known)} on, this one is sm_{wanted}")
+    if wanted >= OVERLAPPING >= max(older) + 1:  # launches overlap there, and older code does not wait
+        raise CudaKernelError(f"the CUDA compiler supports GPUs up to sm_{max(known)}, this one is sm_{wanted}")
+    machine_code = wanted in older
+    target = f"--gpu-architecture={'sm' if machine_code else 'compute'}_{max(older)}".encode()
+
+    program = ctypes.c_void_p()
+    call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), b"quantization_kernels.cu", 0, None, None)
+    try:
+        options = (ctypes.c_char_p * 2)(target, b"--std=c++17")
+        try:
+            call("nvrtcCompileProgram", program, len(options), options)
+        except CudaKernelError as error:
+            log = text("nvrtcGetProgramLogSize", "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")
+            raise CudaKernelError(f"{error}\n{log}") from None
+        if machine_code:
+            return text("nvrtcGetCUBINSize", "nvrtcGetCUBIN")
+        return text("nvrtcGetPTXSize", "nvrtcGetPTX")
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def cache_directory() -> Path:
+    """Return the user's folder for compiled kernels; only the user can read it."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    directory = Path(base) / "chatglm" / "cuda"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+def kernel_image(capability: tuple[int, int]) -> bytes:
+    """Return the compiled kernels for a GPU, from the cache directory or freshly compiled.
+
+    Raises:
+        CudaKernelError: they cannot be compiled.
+    """
+    try:
+        source = find_source(SOURCE).read_text(encoding="utf-8")
+    except KernelError as error:
+        raise CudaKernelError(str(error)) from error
+    key = hashlib.sha256(f"{source}|{torch.version.cuda}".encode()).hexdigest()[:24]
+    try:
+        file = cache_directory() / f"{key}-sm_{capability[0]}{capability[1]}"
+        if file.exists():
+            return file.read_bytes()
+    except OSError as error:
+        logger.info("compiled CUDA kernels are not kept: %s", error)
+        return compile_kernels(source, capability)
+    image = compile_kernels(source, capability)
+    new = file.with_suffix(f".{os.getpid()}")
+    try:
+        new.write_bytes(image)
+        os.replace(new, file)  # another process may do the same: either file is whole
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        logger.info("compiled CUDA kernels are not kept: %s", error)
+    return image
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Launching
+# --------------------------------------------------------------------------------------------------------------------
+
+
+class _LaunchAttribute(ctypes.Structure):
+    """`CUlaunchAttribute` of cuda.h."""
+
+    _fields_ = (("id", ctypes.c_int), ("padding", ctypes.c_char * 4), ("value", ctypes.c_longlong * 8))
+
+
+class _LaunchConfig(ctypes.Structure):
+    """`CUlaunchConfig` of cuda.h."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_LaunchAttribute)),
+        ("attribute_count", ctypes.c_uint),
+    )
+
+
+PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_…
+COMPUTE_CAPABILITY_MAJOR = 75  # CU_DEVICE_ATTRIBUTE_…
+
+
+class DriverKernels:
+    """Launch kernels of a compiled image through the CUDA driver.
+
+    Args:
+        driver: the driver's library.
+        image: machine code or PTX.
+        device: index of the GPU; its primary context, which PyTorch uses, too, is made current for every launch.
+
+    Attributes:
+        can_overlap: whether a kernel may be launched before the one before it has ended.
+
+    Raises:
+        CudaKernelError: the driver refuses the image.
+    """
+
+    def __init__(self, driver: ctypes.CDLL, image: bytes, device: int) -> None:
+        self.driver, self.context, self.functions = driver, ctypes.c_void_p(), {}
+        self.module, handle = ctypes.c_void_p(), ctypes.c_int()
+        self.call("cuInit", 0)
+        self.call("cuDeviceGet", ctypes.byref(handle), device)
+        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self.context), handle)
+        self.call("cuCtxSetCurrent", self.context)
+        self.call("cuModuleLoadData", ctypes.byref(self.module), image)
+        version, major = ctypes.c_int(), ctypes.c_int()
+        self.call("cuDriverGetVersion", ctypes.byref(version))
+        self.call("cuDeviceGetAttribute", ctypes.byref(major), COMPUTE_CAPABILITY_MAJOR, handle)
+        self.can_overlap = version.value >= 12030 and 10 * major.value >= OVERLAPPING  # in graphs, too
+
+    def call(self, name: str, *arguments) -> None:
+        """Call a function of the driver; raise CudaKernelError if it fails."""
+        code = getattr(self.driver, name)(*arguments)
+        if code:
+            message = ctypes.c_char_p()
+            self.driver.cuGetErrorString(code, ctypes.byref(message))
+            raise CudaKernelError(f"{name} failed: {(message.value or b'unknown error').decode()} (error {code})")
+
+    def launch(self, name: str, grid: tuple[int, int, int], threads: int, stream: int, arguments: Sequence) -> None:
+        """Start a kernel on a stream; `arguments` are ctypes values."""
+        self.call("cuCtxSetCurrent", self.context)
+        if name not in self.functions:
+            function = ctypes.c_void_p()
+            self.call("cuModuleGetFunction", ctypes.byref(function), self.module, name.encode())
+            self.functions[name] = function
+        function = self.functions[name]
+        addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
+        if self.can_overlap and _overlapping.get():
+            attribute = _LaunchAttribute(PROGRAMMATIC_STREAM_SERIALIZATION)
+            attribute.value[0] = 1
+            config = _LaunchConfig(grid, (threads, 1, 1), 0, stream, ctypes.pointer(attribute), 1)
+            self.call("cuLaunchKernelEx", ctypes.byref(config), function, addresses, None)
+        else:
+            self.call("cuLaunchKernel", function, *grid, threads, 1, 1, 0, ctypes.c_void_p(stream), addresses, None)
+
+
+_overlapping: contextvars.ContextVar[bool] = contextvars.ContextVar("overlapping", default=False)
+
+
+@contextmanager
+def overlapping_launches() -> Iterator[None]:
+    """Let kernels start before the one before them has ended, where the GPU can: they load weights meanwhile.
+
+    The weights must not be written by a kernel that may still run; so this is for graphs of `fused_linear` and the
+    steps between.
+    """
+    token = _overlapping.set(True)
+    try:
+        yield
+    finally:
+        _overlapping.reset(token)
+
+
+class CpmKernels:
+    """Launch kernels of a compiled image through the package cpm_kernels.
+
+    Raises:
+        CudaKernelError: the package is not there, or does not work on this machine (it finds its libraries by name).
+    """
+
+    def __init__(self, image: bytes, device: int) -> None:
+        try:
+            base = importlib.import_module("cpm_kernels.kernels.base")
+            self.module, self.kernel_function, self.functions = base.LazyKernelCModule(image), base.KernelFunction, {}
+            # its own runtime library may have another idea of the current device
+            if base.cudart.cudaGetDevice() != device:
+                raise CudaKernelError("cpm_kernels uses another device than PyTorch")
+            self.module.get_module()
+        except (ImportError, OSError, RuntimeError, AttributeError) as error:
+            raise CudaKernelError(f"cpm_kernels does not work here: {error}") from error
+
+    def launch(self, name: str, grid: tuple[int, int, int], threads: int, stream: int, arguments: Sequence) -> None:
+        """Start a kernel on a stream; `arguments` are ctypes values."""
+        if name not in self.functions:
+            self.functions[name] = self.kernel_function(self.module, name)
+        self.functions[name](grid, (threads, 1, 1), 0, stream, arguments)
+
+
+class Kernels:
+    """Launch kernels on a GPU: unpacking through cpm_kernels where that works, everything else through the driver.
+
+    Args:
+        image: machine code or PTX.
+        device: index of the GPU.
+        driver: the driver's library.
+    """
+
+    def __init__(self, image: bytes, device: int, driver: ctypes.CDLL) -> None:
+        self.driver_kernels = self.unpacking = DriverKernels(driver, image, device)
+        try:
+            self.unpacking = CpmKernels(image, device)
+        except CudaKernelError as error:
+            logger.info("%s; the CUDA driver is used directly", error)
+
+    def launch(self, name: str, grid: tuple[int, int, int], threads: int, stream: int, arguments: Sequence) -> None:
+        """Start a kernel on a stream; `arguments` are ctypes values."""
+        launcher = self.unpacking if name.startswith("unpack") else self.driver_kernels
+        launcher.launch(name, grid, threads, stream, arguments)
+
+
+_kernels: dict[int, Kernels | None] = {}
+_loading = threading.Lock()
+
+
+def available(device: torch.device) -> bool:
+    """Return whether the kernels run on a device; the first call compiles, loads and checks them.
+
+    Where they do not, one warning says why and what to do.
+    """
+    if device.type != "cuda":
+        return False
+    index = torch.cuda.current_device() if device.index is None else device.index
+    if index not in _kernels:
+        with _loading, torch.cuda.device(index):
+            if index not in _kernels:
+                _load(index)
+    return _kernels[index] is not None
+
+
+def _load(index: int) -> None:
+    device = torch.device("cuda", index)
+    try:
+        if torch.version.hip is not None:
+            raise CudaKernelError("they are written for NVIDIA's GPUs")
+        capability = torch.cuda.get_device_capability(device)
+        if capability < OLDEST_CAPABILITY:
+            raise CudaKernelError(
+                f"they need compute capability {OLDEST_CAPABILITY[0]}.{OLDEST_CAPABILITY[1]}, "
+                f"{torch.cuda.get_device_name(device)} has {capability[0]}.{capability[1]}"
+            )
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        _kernels[index] = Kernels(kernel_image(capability), index, driver)
+        with torch.no_grad():
+            check_kernels(device)
+    except (RuntimeError, OSError) as error:
+        logger.warning("The CUDA kernels are not used, and quantised layers are slow: %s", error)
+        _kernels[index] = None
+
+
+def _argument(value):
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    if value is None:
+        return ctypes.c_void_p(None)
+    if isinstance(value, float):
+        return ctypes.c_float(value)
+    return ctypes.c_int(value) if isinstance(value, int) else value
+
+
+def _start(device: torch.device, name: str, grid: tuple[int, int, int], threads: int, arguments: list) -> None:
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream(device).cuda_stream
+        _kernels[device.index].launch(name, grid, threads, stream, arguments)
+
+
+def _launch(kernel: str, output: Tensor, grid: tuple[int, int, int], threads: int, *arguments) -> None:
+    """Start `kernel` for the output's number type, on the output's device and PyTorch's current stream."""
+    name = f"{kernel}_{NUMBER_TYPES[output.dtype]}"
+    _start(output.device, name, grid, threads, [_argument(argument) for argument in arguments])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Quantised matrices
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def unpack(weight: Tensor, weight_scale: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Return the matrix that packed weights stand for, each `packed * scale` rounded once (as the original's kernels).
+
+    Args:
+        weight: int8 [o, i * bits / 8], contiguous.
+        weight_scale: float16 [o], contiguous.
+        bits: 4 or 8.
+        dtype: float16, bfloat16 or float32.
+
+    Returns:
+        [o, i].
+    """
+    rows, row_bytes = weight.shape
+    output = torch.empty(rows, row_bytes * 8 // bits, dtype=dtype, device=weight.device)
+    blocks = -(-row_bytes // (4 * BLOCK_THREADS))
+    for start in range(0, rows, 65535):  # the grid's limit
+        part = output[start : start + 65535]
+        arguments = (weight[start:], weight_scale[start:], part, ctypes.c_longlong(row_bytes))
+        _launch(f"unpack_int{bits}", part, (blocks, len(part), 1), BLOCK_THREADS, *arguments)
+    return output
+
+
+def unpack_reference(weight: Tensor, weight_scale: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """Compute what `unpack` does."""
+    if bits == 4:
+        weight = torch.stack((weight >> 4, weight << 4 >> 4), dim=-1).flatten(-2)  # signed shifts; even column high
+    return (weight.float() * weight_scale.float()[:, None]).to(dtype)
+
+
+def can_fuse(rows: int, weight: Tensor, bits: int) -> bool:
+    """Return whether `fused_linear` takes so many input rows and this matrix (`bits`: of a stored weight)."""
+    return (
+        rows <= FUSED_ROWS
+        and weight.shape[1] * weight.element_size() % 16 == 0
+        and weight.is_contiguous()
+        and weight.data_ptr() % 16 == 0
+        and (bits < 16 or weight.dtype in NUMBER_TYPES)
+    )
+
+
+def fused_linear(
+    input: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor | None,
+    bits: int,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_scale: float = 0.0,
+    gelu: bool = False,
+) -> Tensor:
+    """Return `gelu?(input @ weight.T + bias) + residual_scale * residual`, reading the packed weights once.
+
+    Args:
+        input: [n, i], float16, bfloat16 or float32, contiguous; `n` at most `FUSED_ROWS`.
+        weight: int8 [o, i * bits / 8], or [o, i] of the input's dtype; see `can_fuse`.
+        weight_scale: float16 [o], or None for weights that are not packed.
+        bits: of a weight: 4, 8, or the size of the input's dtype.
+        bias: [o] of the input's dtype, or None.
+        residual: [n, o] of the input's dtype, or None.
+        residual_scale: times which the residual is added.
+        gelu: whether to apply GELU (tanh form) before that.
+
+    Returns:
+        [n, o] in the input's dtype; sums are float32.
+    """
+    rows, columns = input.shape
+    output = torch.empty(rows, weight.shape[0], dtype=input.dtype, device=input.device)
+    kernel = f"linear_int{bits}" if bits < 16 else "linear"
+    grid = (-(-rows // 8), -(-weight.shape[0] // 16), 1)
+    arguments = (input, weight, weight_scale, bias, residual, float(residual_scale), int(gelu), output)
+    _launch(kernel, output, grid, BLOCK_THREADS, *arguments, rows, columns, weight.shape[0])
+    return output
+
+
+def fused_linear_reference(
+    input: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor | None,
+    bits: int,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_scale: float = 0.0,
+    gelu: bool = False,
+) -> Tensor:
+    """Compute what `fused_linear` does, in float32 to the end."""
+    matrix = weight.float() if weight_scale is None else unpack_reference(weight, weight_scale, bits, torch.float32)
+    output = F.linear(input.float(), matrix, None if bias is None else bias.float())
+    if gelu:
+        output = F.gelu(output, approximate="tanh")
+    if residual is not None:
+        output = output + residual_scale * residual.float()
+    return output.to(input.dtype)
+
+
+def linear(input: Tensor, weight: Tensor, weight_scale: Tensor, bits: int, bias: Tensor | None = None) -> Tensor:
+    """Multiply with a quantised matrix on a CUDA device; differentiable in input and bias.
+
+    Few rows (decoding) go through the fused kernel; for many the matrix is unpacked and multiplied by PyTorch. Where
+    the kernels are not `available`, PyTorch unpacks it, too.
+
+    Args:
+        input: [..., i], float16, bfloat16 or float32.
+        weight: int8 [o, i * bits / 8].
+        weight_scale: float16 [o].
+        bits: 4 or 8.
+        bias: [o] or None.
+
+    Returns:
+        [..., o] in the input's dtype.
+    """
+    return _Linear.apply(input, weight, weight_scale, bits, bias)
+
+
+def _unpacked(weight: Tensor, weight_scale: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    if available(weight.device):
+        return unpack(weight.contiguous(), weight_scale.contiguous(), bits, dtype)
+    return unpack_reference(weight, weight_scale, bits, dtype)
+
+
+class _Linear(torch.autograd.Function):
+    """Differentiate `linear`; the weights are constants, unpacked again for the backward pass."""
+
+    @staticmethod
+    def forward(ctx, input, weight, weight_scale, bits, bias):
+        ctx.save_for_backward(weight, weight_scale)
+        ctx.bits = bits
+        flat = input.reshape(-1, input.shape[-1]).contiguous()
+        bias = None if bias is None else bias.to(input.dtype)
+        fits = len(flat) and can_fuse(len(flat), weight, bits) and flat.data_ptr() % 16 == 0
+        if fits and available(input.device):
+            output = fused_linear(flat, weight, weight_scale, bits, bias)
+        else:
+            output = F.linear(flat, _unpacked(weight, weight_scale, bits, input.dtype), bias)
+        return output.view(*input.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx, gradient):
+        weight, weight_scale = ctx.saved_tensors
+        of_input = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_input = gradient @ _unpacked(weight, weight_scale, ctx.bits, gradient.dtype)
+        if ctx.needs_input_grad[4]:
+            of_bias = gradient.reshape(-1, gradient.shape[-1]).sum(dim=0)
+        return of_input, None, None, None, of_bias
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The other steps of a decoded token
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def layer_norm(input: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Normalise the rows of `input` [n, e]; `weight` and `bias` [e] have its dtype."""
+    rows, hidden_size = input.shape
+    output = torch.empty_like(input)
+    threads = min(1024, -(-hidden_size // 32) * 32)
+    arguments = (input, weight, bias, float(epsilon), output, hidden_size)
+    _launch("layer_norm", output, (rows, 1, 1), threads, *arguments)
+    return output
+
+
+def layer_norm_reference(input: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> Tensor:
+    """Compute what `layer_norm` does."""
+    normalised = F.layer_norm(input.float(), weight.shape, weight.float(), bias.float(), epsilon)
+    return normalised.to(input.dtype)
+
+
+def rotary_tables(column: Tensor, layout: Tensor, frequency: Tensor, dtype: torch.dtype):
+    """Return cosine and signed sine of the angles of one new token in each row, each [b, d].
+
+    Args:
+        column: int64 [b], the tokens' columns, padding included, P-Tuning prefix not.
+        layout: int64 [3, b]: each row's padding, its context length (column of `<sop>`) and the position of its mask
+            token.
+        frequency: float32 [d / 4].
+        dtype: of the result.
+    """
+    batch, head_size = layout.shape[1], 4 * len(frequency)
+    cosine = torch.empty(batch, head_size, dtype=dtype, device=layout.device)
+    sine = torch.empty_like(cosine)
+    arguments = (column, layout[0], layout[1], layout[2], frequency, cosine, sine, head_size)
+    _launch("rotary_tables", cosine, (batch, 1, 1), head_size, *arguments)
+    return cosine, sine
+
+
+def rotary_tables_reference(column: Tensor, layout: Tensor, frequency: Tensor, dtype: torch.dtype):
+    """Compute what `rotary_tables` does."""
+    padding, context_length, mask_position = layout
+    in_prompt = column < context_length
+    position = torch.where(in_prompt, (column - padding).clamp(min=0), mask_position)  # [b]
+    answer_position = torch.where(in_prompt, 0, column - context_length + 1)
+    angle = torch.stack([position, answer_position], dim=-1)[..., None].float() * frequency  # [b, 2, d / 4]
+    cosine, sine = angle.cos(), angle.sin()
+    return torch.cat([cosine, cosine], -1).flatten(1).to(dtype), torch.cat([-sine, sine], -1).flatten(1).to(dtype)
+
+
+def can_attend(head_size: int, dtype: torch.dtype) -> bool:
+    """Return whether `attention` takes heads of this size: a power of two of 16-byte pieces, 32 at most."""
+    lanes, rest = divmod(head_size * dtype.itemsize, 16)
+    return rest == 0 and lanes in (1, 2, 4, 8, 16, 32) and head_size <= 2 * ATTENTION_THREADS
+
+
+class AttentionScratch:
+    """Memory in which the blocks of `attention` meet; calls that share it must not overlap.
+
+    Args:
+        batch, heads, head_size: of the attention.
+        splits: blocks that share out the keys of a head.
+        device: where it lies.
+    """
+
+    def __init__(self, batch: int, heads: int, head_size: int, splits: int, device: torch.device) -> None:
+        self.splits, self.heads = splits, heads
+        self.partial = torch.empty(batch, heads, splits, head_size + 2, dtype=torch.float32, device=device)
+        self.arrived = torch.zeros(batch, heads, dtype=torch.int32, device=device)
+
+
+def attention(
+    query_key_value: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    place: Tensor,
+    column: Tensor,
+    layer: int,
+    scratch: AttentionScratch,
+) -> Tensor:
+    """Append one token's key and value to a layer's cache and attend to all that is cached.
+
+    Args:
+        query_key_value: [b, h * 3 * d], each head's query, key and value side by side.
+        cosine, sine: [b, d], from `rotary_tables`.
+        place: int64 [4 + 2 l], where the cache lies: capacity, prefix length, address of the key mask (bool [b, …]) or
+            0, its row stride, then for each layer the addresses of keys and values [b, h, capacity, d].
+        column: int64 [b], the tokens' columns, P-Tuning prefix not counted.
+        layer: number of the layer.
+        scratch: for this batch and these heads.
+
+    Returns:
+        [b, h * d].
+    """
+    batch, heads = len(query_key_value), scratch.heads
+    context = query_key_value.new_empty(batch, query_key_value.shape[1] // 3)
+    arguments = (query_key_value, cosine, sine, place, column, layer, scratch.partial, scratch.arrived, context)
+    grid, head_size = (scratch.splits, heads, batch), cosine.shape[1]
+    _launch("attention", context, grid, ATTENTION_THREADS, *arguments, head_size)
+    return context
+
+
+def attention_reference(
+    query_key_value: Tensor,
+    cosine: Tensor,
+    sine: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    key_mask: Tensor | None,
+    prefix: int,
+    column: Tensor,
+) -> Tensor:
+    """Compute what `attention` does, with the tensors (see there) in place of their addresses."""
+    (batch, head_size), rows, new_key = cosine.shape, torch.arange(len(cosine), device=column.device), prefix + column
+    query, key, value = query_key_value.view(batch, -1, 3, head_size).unbind(dim=2)  # [b, h, d]
+
+    def rotate(x: Tensor) -> Tensor:
+        swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
+        return (x.float() * cosine.float()[:, None] + swapped.float() * sine.float()[:, None]).to(x.dtype)
+
+    keys[rows, :, new_key], values[rows, :, new_key] = rotate(key), value
+    length = int(new_key.max()) + 1
+    visible = torch.arange(length, device=column.device) <= new_key[:, None]  # [b, t]
+    if key_mask is not None:
+        visible = visible & F.pad(key_mask[:, : length - prefix], (prefix, 0), value=True)
+    scores = torch.einsum("bhd,bhtd->bht", rotate(query).float(), keys[:, :, :length].float()) / head_size**0.5
+    probabilities = scores.masked_fill(~visible[:, None], float("-inf")).softmax(dim=-1)
+    context = torch.einsum("bht,bhtd->bhd", probabilities, values[:, :, :length].float())
+    return context.flatten(1).to(query_key_value.dtype)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Checking
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def check_kernels(device: torch.device) -> None:
+    """Compare every kernel with its twin, which computes on the CPU, on a small random case of each number type.
+
+    Raises:
+        CudaKernelError: a result is not within rounding of the twin's.
+    """
+    generator = torch.Generator().manual_seed(1)
+    for dtype in NUMBER_TYPES:
+        tolerance = 1e-4 if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
+        for name, actual, expected in _cases(device, dtype, generator):
+            error = (actual.cpu().double() - expected.double()).norm() / expected.double().norm()
+            if not error <= tolerance:  # NaN, too
+                raise CudaKernelError(f"{name} of {dtype} differs from PyTorch by {float(error):.1e} on {device}")
+
+
+def _cases(device: torch.device, dtype: torch.dtype, generator: torch.Generator):
+    """Yield (name, the kernel's result, its twin's) for inputs that use every branch of the kernels."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    def both(function, *arguments) -> tuple[Tensor, Tensor]:
+        moved = [argument.to(device) if isinstance(argument, Tensor) else argument for argument in arguments]
+        return function(*moved), globals()[f"{function.__name__}_reference"](*arguments)
+
+    rows, columns, features = 9, 608, 37
+    input, bias, residual = normal(rows, columns), normal(features), normal(rows, features)
+    scale = torch.rand(features, generator=generator).add(0.5).half()
+    for bits in (4, 8):
+        shape = (features, columns * bits // 8)
+        weight = torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
+        yield f"unpack_int{bits}", *both(unpack, weight, scale, bits, dtype)
+        yield f"linear_int{bits}", *both(fused_linear, input, weight, scale, bits, bias, residual, 2.0)
+    plain = input, normal(features, columns), None, 8 * dtype.itemsize, bias, residual, 2.0, True
+    yield "linear", *both(fused_linear, *plain)
+    yield "layer_norm", *both(layer_norm, input, normal(columns), normal(columns), 1e-5)
+
+    batch, heads, head_size, prefix, capacity = 2, 3, 32, 5, 300
+    column, layout = torch.tensor([250, 261]), torch.tensor([[0, 7], [40, 260], [38, 30]])
+    frequency = torch.rand(head_size // 4, generator=generator)
+    (cosine, sine), tables = both(rotary_tables, column, layout, frequency, dtype)
+    yield "rotary_tables", torch.stack([cosine, sine]), torch.stack(tables)
+    mixed, key_mask = normal(batch, heads * 3 * head_size), torch.rand(batch, 280, generator=generator) > 0.2
+    keys, values = normal(batch, heads, capacity, head_size), normal(batch, heads, capacity, head_size)
+    mask, *cache = (tensor.to(device, copy=True) for tensor in (key_mask, keys, values))
+    place = [capacity, prefix, mask.data_ptr(), mask.stride(0), *(tensor.data_ptr() for tensor in cache)]
+    place, scratch = torch.tensor(place, device=device), AttentionScratch(batch, heads, head_size, 4, device)
+    context = attention(mixed.to(device), cosine, sine, place, column.to(device), 0, scratch)
+    yield "attention", context, attention_reference(mixed, *tables, keys, values, key_mask, prefix, column)
+    yield "attention (cache)", torch.stack(cache), torch.stack([keys, values])

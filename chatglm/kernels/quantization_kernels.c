@@ -1,0 +1,817 @@
+/* Multiply activations with INT8 and INT4 weight matrices on a CPU, reading the packed bytes once.
+ *
+ * Weights, row by row as in the checkpoint (`chatglm/quantization.py` says how they are made):
+ *
+ *     INT8   byte i = weight i                                           [7, -1, -3, 2] = 07 ff fd 02
+ *     INT4   byte i = weight 2i << 4 | weight 2i + 1 & 15                [7, -1, -3, 2] = 7f d2
+ *     half scale per row
+ *
+ * Activations are rounded to 8 bits, too, in groups of 32 with one float scale each, so that a channel 100 times larger
+ * than the rest spoils 31 neighbours only. A vector register holds 16 lanes of 4 bytes, and integer dot products add the
+ * 4 products of a lane; so a group is what one lane meets in a block of 512 columns:
+ *
+ *     block of 512 columns = 8 steps x 16 lanes x 4 bytes;   group = the 8 x 4 numbers of one lane
+ *     INT8   (step, lane, byte) is column 64 step + 4 lane + byte
+ *     INT4   (step, lane, byte) is column 128 (step / 2) + 8 lane + 2 byte + step % 2
+ *            (64 packed bytes give two steps: their high nibbles, the even columns, and their low nibbles, the odd ones)
+ *
+ *     y[n, o] = weight_scale[o] * sum over groups g of scale[n, g] * (integer dot product of the group) + bias[o]
+ *
+ * Where an instruction wants unsigned weights, `offset` (8 or 128) is added to them and `offset * total[n]` taken off the
+ * sum, with total[n] = sum over g of scale[n, g] * (sum of the group's integers).
+ *
+ * Shape legend: n rows of activations, i columns (input features), o outputs, k blocks = ceil(i / 512).
+ * Every path (AVX-512 VNNI, AVX2, NEON, portable) computes the same integers; only the order of float sums differs.
+ * Nothing is allocated; every output is assigned; all sizes are 64-bit. Caller: `chatglm/cpu_kernels.py`.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef _OPENMP
+#define OPENMP(directive) _Pragma(#directive)
+#else
+#define OPENMP(directive)
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+enum { BLOCK = 512, STEPS = 8, LANES = 16, STEP_BYTES = 64 };
+enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };                     /* element types, numbered as in cpu_kernels.py */
+enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };               /* paths, numbered as in cpu_kernels.py */
+enum { FEW_OUTPUTS = 16, FEW_ROWS = 12 };                            /* largest tile of the few-row kernels */
+enum { MANY_OUTPUTS = 64, MANY_TILE_ROWS = 252, PANEL_GROUPS = 8 };  /* largest tile of the many-row kernel */
+#ifndef ONE_STREAM_BLOCKS
+#define ONE_STREAM_BLOCKS 16
+#endif
+enum { PREFETCH_BYTES = 8192 };                                      /* how far ahead weights are fetched, to L2 */
+
+
+typedef struct {
+    const uint8_t *packed;        /* [o, row_bytes] */
+    const uint16_t *scale;        /* [o], half */
+    int64_t outputs, columns, row_bytes;
+    int32_t bits;
+} weights_t;
+
+typedef struct {
+    int8_t *quantized;            /* [k, n, 8 steps, 16 lanes, 4 bytes] */
+    float *scale;                 /* [k, n, 16 lanes] */
+    float *total;                 /* [k, n], see above, per block */
+    int64_t rows, blocks;
+} activations_t;
+
+/* Compute sums[n][o], without weight scale and bias, for a tile of `outputs` (1 to 16) times `rows` (1 to 12). */
+typedef void few_rows_t(const weights_t *w, int64_t output, int64_t outputs, const activations_t *a, int64_t row,
+                        int64_t rows, float sums[FEW_ROWS][FEW_OUTPUTS]);
+
+static float bits_to_float(uint32_t bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static uint32_t float_to_bits(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+enum { INFINITE = 0x7f800000, NOT_A_NUMBER = 0x7fc00000 }; /* bits of floats */
+
+/* Bits of |value|: as integers they are ordered as the numbers are, with infinity and NaN on top. */
+static inline uint32_t magnitude_bits(float value) { return float_to_bits(value) & 0x7fffffffu; }
+
+static inline uint32_t maximum(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+/* half -> float: shift exponent and mantissa into place, then scale by 2^112 (exact for subnormal halves, too) */
+static inline float half_to_float(uint16_t half) {
+    const uint32_t magnitude = (uint32_t)(half & 0x7fff) << 13;
+    const float value = bits_to_float(magnitude) * 0x1p112f;
+    const uint32_t finite = float_to_bits(value), special = magnitude | 0x7f800000u;
+    return bits_to_float(((half & 0x7c00) == 0x7c00 ? special : finite) | (uint32_t)(half & 0x8000) << 16);
+}
+
+/* float -> half, to nearest even; too large becomes infinite, NaN stays NaN */
+static inline uint16_t float_to_half(float value) {
+    const uint32_t bits = float_to_bits(value), magnitude = bits & 0x7fffffffu, sign = bits >> 16 & 0x8000;
+    if (magnitude > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
+    if (magnitude >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);
+    if (magnitude < 0x38800000u) /* subnormal: let float addition round at 2^-24 */
+        return (uint16_t)(sign | (float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u));
+    return (uint16_t)(sign | (magnitude - 0x38000000u + 0xfff + (magnitude >> 13 & 1)) >> 13);
+}
+
+static inline uint16_t float_to_bfloat(float value) {
+    const uint32_t bits = float_to_bits(value);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* values[0..count) = elements start.. of an array of the given type */
+static inline void load_floats(const void *array, int32_t type, int64_t start, int64_t count, float *values) {
+    const uint16_t *halves = (const uint16_t *)array + start;
+    if (type == FLOAT32) memcpy(values, (const float *)array + start, (size_t)count * sizeof(float));
+    else if (type == FLOAT16) for (int64_t c = 0; c < count; c++) values[c] = half_to_float(halves[c]);
+    else for (int64_t c = 0; c < count; c++) values[c] = bits_to_float((uint32_t)halves[c] << 16);
+}
+
+/* elements start.. of an array of the given type = values[0..count) */
+static inline void store_floats(void *array, int32_t type, int64_t start, int64_t count, const float *values) {
+    uint16_t *halves = (uint16_t *)array + start;
+    if (type == FLOAT32) memcpy((float *)array + start, values, (size_t)count * sizeof(float));
+    else if (type == FLOAT16) for (int64_t c = 0; c < count; c++) halves[c] = float_to_half(values[c]);
+    else for (int64_t c = 0; c < count; c++) halves[c] = float_to_bfloat(values[c]);
+}
+
+/* Weight at (step, lane, byte) of a block of packed bytes, signed. */
+static inline int weight_at(int bits, const uint8_t *block, int step, int lane, int byte) {
+    if (bits == 8) return (int8_t)block[step * STEP_BYTES + lane * 4 + byte];
+    const uint8_t packed = block[step / 2 * STEP_BYTES + lane * 4 + byte];
+    return (int8_t)(step % 2 ? packed << 4 : packed & 0xf0) >> 4;
+}
+
+/* Write a block's integers in the order of the lanes. */
+static inline void store_block(int bits, const int8_t q[BLOCK], int8_t *quantized) {
+    if (bits == 8) memcpy(quantized, q, BLOCK);
+    else /* the even columns of a stretch of 128 first, then the odd ones */
+        for (int first = 0; first < BLOCK; first += 128)
+            for (int c = 0; c < 64; c++) {
+                quantized[first + c] = q[first + 2 * c];
+                quantized[first + 64 + c] = q[first + 2 * c + 1];
+            }
+}
+
+/* Round one block of a row to 8 bits, q = round(x / scale) with scale = max |x| of the group / 127; and with two levels
+ * what is left by that to 8 bits more, q = round(256 (x / scale - q)), as a second row with scale / 256. Columns past the
+ * end are 0. NaN and infinity make the group's scale NaN, so that they reach the output. */
+static void quantize_block(const void *input, int32_t type, int64_t start, int64_t count, int bits, int levels,
+                           int8_t *quantized, float *scale, float *total) {
+    /* columns c and c + width share a lane; a lane has span neighbouring columns of each stretch of width columns */
+    const int width = bits == 4 ? 128 : 64, span = width / LANES;
+    float x[BLOCK], inverse[128];
+    uint32_t peak[128] = {0};
+    memset(x, 0, sizeof x);
+    load_floats(input, type, start, count, x);
+    for (int first = 0; first < BLOCK; first += width)
+        for (int c = 0; c < width; c++) peak[c] = maximum(peak[c], magnitude_bits(x[first + c]));
+    for (int lane = 0; lane < LANES; lane++) {
+        uint32_t largest = 0;
+        for (int c = lane * span; c < (lane + 1) * span; c++) largest = maximum(largest, peak[c]);
+        scale[lane] = bits_to_float(largest < INFINITE ? largest : NOT_A_NUMBER) / 127;
+        const float factor = largest > 0 && largest < INFINITE ? 1 / scale[lane] : 0;
+        for (int c = lane * span; c < (lane + 1) * span; c++) inverse[c] = factor;
+    }
+    for (int first = 0; first < BLOCK; first += width)
+        for (int c = 0; c < width; c++) x[first + c] = inverse[c] == 0 ? 0 : x[first + c] * inverse[c];
+    for (int level = 0; level < levels; level++, scale += LANES, quantized += BLOCK, total++) {
+        float sum[128] = {0};
+        int8_t q[BLOCK];
+        for (int first = 0; first < BLOCK; first += width)
+            for (int c = 0; c < width; c++) {
+                const float rounded = rintf(x[first + c]), rest = 256 * (x[first + c] - rounded);
+                q[first + c] = (int8_t)rounded;
+                sum[c] += rounded;
+                x[first + c] = rest > 127 ? 127 : rest < -127 ? -127 : rest; /* -128 has no opposite */
+            }
+        store_block(bits, q, quantized);
+        *total = 0;
+        for (int lane = 0; lane < LANES; lane++)
+            for (int c = lane * span; c < (lane + 1) * span; c++) *total += scale[lane] * sum[c];
+        if (level + 1 < levels)
+            for (int lane = 0; lane < LANES; lane++) scale[LANES + lane] = scale[lane] / 256;
+    }
+}
+
+/* Sum over a row's blocks of what `quantize_block` returned. */
+static inline float total_of(const activations_t *a, int64_t row) {
+    float total = 0;
+    for (int64_t k = 0; k < a->blocks; k++) total += a->total[k * a->rows + row];
+    return total;
+}
+
+/* Return a weight row's block, copied to `padded` with zeros behind it where the row ends inside the block. */
+static inline const uint8_t *weight_block(const weights_t *w, int64_t output, int64_t block, uint8_t padded[BLOCK]) {
+    const int64_t bytes = BLOCK * w->bits / 8, start = block * bytes;
+    const uint8_t *row = w->packed + output * w->row_bytes;
+    if (start + bytes <= w->row_bytes) return row + start;
+    memset(padded, 0, BLOCK);
+    memcpy(padded, row + start, (size_t)(w->row_bytes - start));
+    return padded;
+}
+
+/* ---- portable ---- */
+
+static void few_rows_portable(const weights_t *w, int64_t output, int64_t outputs, const activations_t *a, int64_t row,
+                              int64_t rows, float sums[FEW_ROWS][FEW_OUTPUTS]) {
+    uint8_t padded[BLOCK];
+    memset(sums, 0, sizeof(float[FEW_ROWS][FEW_OUTPUTS]));
+    for (int64_t o = 0; o < outputs; o++)
+        for (int64_t k = 0; k < a->blocks; k++) {
+            const uint8_t *block = weight_block(w, output + o, k, padded);
+            for (int64_t n = 0; n < rows; n++) {
+                const int8_t *q = a->quantized + (k * a->rows + row + n) * BLOCK;
+                const float *scale = a->scale + (k * a->rows + row + n) * LANES;
+                for (int lane = 0; lane < LANES; lane++) {
+                    int32_t sum = 0;
+                    for (int step = 0; step < STEPS; step++)
+                        for (int byte = 0; byte < 4; byte++)
+                            sum += weight_at(w->bits, block, step, lane, byte) * q[step * STEP_BYTES + lane * 4 + byte];
+                    sums[n][o] += scale[lane] * (float)sum;
+                }
+            }
+        }
+}
+
+#if defined(__x86_64__)
+/* ---- AVX2 ---- */
+#define AVX2_TARGET __attribute__((target("avx2,fma")))
+#define AVX2_INLINE static inline __attribute__((always_inline)) AVX2_TARGET
+
+/* sums of one weight row times `rows` (1 or 4) activation rows; 8 of the 16 lanes at a time */
+AVX2_INLINE void dot_avx2(const int bits, const weights_t *w, int64_t output, const activations_t *a, int64_t row,
+                          const int rows, float *sums) {
+    const __m256i low = _mm256_set1_epi8(0x0f), flip = _mm256_set1_epi8(0x08), ones = _mm256_set1_epi16(1);
+    uint8_t padded[BLOCK];
+    __m256 sum[4];
+    for (int n = 0; n < rows; n++) sum[n] = _mm256_setzero_ps();
+    for (int64_t k = 0; k < a->blocks; k++) {
+        const uint8_t *block = weight_block(w, output, k, padded);
+        for (int half = 0; half < 2; half++) {
+            const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK + half * 32;
+            const float *scale = a->scale + (k * a->rows + row) * LANES + half * 8;
+            __m256i integer[4];
+            for (int n = 0; n < rows; n++) integer[n] = _mm256_setzero_si256();
+            UNROLL
+            for (int step = 0; step < STEPS; step++) {
+                const uint8_t *source = block + (bits == 4 ? step / 2 : step) * STEP_BYTES + half * 32;
+                __m256i weight = _mm256_loadu_si256((const __m256i *)source);
+                if (bits == 4) { /* unsigned, weight + 8: the 8 steps' sums of pairs fit 16 bits, at most 8 * 2 * 15 * 127 */
+                    if (step % 2 == 0) weight = _mm256_srli_epi16(weight, 4);
+                    weight = _mm256_xor_si256(_mm256_and_si256(weight, low), flip);
+                }
+                UNROLL
+                for (int n = 0; n < rows; n++) {
+                    const __m256i x = _mm256_loadu_si256((const __m256i *)(q + n * BLOCK + step * STEP_BYTES));
+                    if (bits == 4) integer[n] = _mm256_add_epi16(integer[n], _mm256_maddubs_epi16(weight, x));
+                    else { /* |weight| times x with the weight's sign: a pair's sum fits 16 bits, at most 2 * 128 * 127 */
+                        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(x, weight));
+                        integer[n] = _mm256_add_epi32(integer[n], _mm256_madd_epi16(pairs, ones));
+                    }
+                }
+            }
+            for (int n = 0; n < rows; n++) {
+                const __m256i lanes = bits == 4 ? _mm256_madd_epi16(integer[n], ones) : integer[n];
+                sum[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lanes), _mm256_loadu_ps(scale + n * LANES), sum[n]);
+            }
+        }
+    }
+    for (int n = 0; n < rows; n++) {
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(sum[n]), _mm256_extractf128_ps(sum[n], 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        const float total = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+        sums[n * FEW_OUTPUTS] = bits == 4 ? total - 8 * total_of(a, row + n) : total;
+    }
+}
+
+AVX2_TARGET static void few_rows_avx2(const weights_t *w, int64_t output, int64_t outputs, const activations_t *a,
+                                      int64_t row, int64_t rows, float sums[FEW_ROWS][FEW_OUTPUTS]) {
+    for (int64_t o = 0; o < outputs; o++)
+        for (int64_t n = 0; n < rows;) {
+            if (rows - n >= 4) {
+                if (w->bits == 4) dot_avx2(4, w, output + o, a, row + n, 4, &sums[n][o]);
+                else dot_avx2(8, w, output + o, a, row + n, 4, &sums[n][o]);
+                n += 4;
+            } else {
+                if (w->bits == 4) dot_avx2(4, w, output + o, a, row + n, 1, &sums[n][o]);
+                else dot_avx2(8, w, output + o, a, row + n, 1, &sums[n][o]);
+                n += 1;
+            }
+        }
+}
+
+/* ---- AVX-512 VNNI ---- */
+#define AVX512_TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma,f16c")))
+#define AVX512_INLINE static inline __attribute__((always_inline)) AVX512_TARGET
+
+/* 64 packed bytes -> the unsigned weights (weight + offset) of one step (INT8) or two (INT4) */
+AVX512_INLINE void unpack_avx512(int bits, __m512i packed, __m512i step[2]) {
+    if (bits == 8) {
+        step[0] = _mm512_xor_si512(packed, _mm512_set1_epi8((char)0x80));
+    } else { /* 0x28: (packed ^ 0x88) & 0x0f */
+        const __m512i flip = _mm512_set1_epi8((char)0x88), low = _mm512_set1_epi8(0x0f);
+        step[0] = _mm512_ternarylogic_epi32(_mm512_srli_epi16(packed, 4), flip, low, 0x28);
+        step[1] = _mm512_ternarylogic_epi32(packed, flip, low, 0x28);
+    }
+}
+
+/* Transpose 16 x 16 numbers of 32 bits. */
+AVX512_INLINE void transpose_avx512(__m512i v[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            v[i + 2 * j] = _mm512_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            v[i + 2 * j + 1] = _mm512_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; j++) {
+            t[i + j] = _mm512_shuffle_i32x4(v[i + j], v[i + j + 4], 0x88);
+            t[i + j + 4] = _mm512_shuffle_i32x4(v[i + j], v[i + j + 4], 0xdd);
+        }
+    for (int j = 0; j < 8; j++) {
+        v[j] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0x88);
+        v[j + 8] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0xdd);
+    }
+}
+
+/* Multiply one weight row with one activation row, or with the two of a 16-bit one: one sequential stream of weights, all
+ * sums in registers. lane_sums[n][o] is assigned. */
+AVX512_INLINE void dot_avx512(const int bits, const weights_t *w, int64_t output, const activations_t *a, int64_t row,
+                              const int rows, __m512 *lane_sums) {
+    const int steps = 8 / bits; /* per 64 packed bytes */
+    uint8_t padded[BLOCK];
+    __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int64_t k = 0; k < a->blocks; k++) {
+        const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK;
+        const uint8_t *source = weight_block(w, output, k, padded);
+        __m512i integer[2][2]; /* two chains hide the latency */
+        UNROLL
+        for (int n = 0; n < rows; n++) integer[n][0] = integer[n][1] = _mm512_setzero_si512();
+        UNROLL
+        for (int step = 0; step < STEPS; step += steps, source += STEP_BYTES) {
+            __m512i unpacked[2];
+            _mm_prefetch((const char *)source + PREFETCH_BYTES, _MM_HINT_T1);
+            unpack_avx512(bits, _mm512_loadu_si512(source), unpacked);
+            UNROLL
+            for (int s = step; s < step + steps; s++)
+                UNROLL
+                for (int n = 0; n < rows; n++)
+                    integer[n][s % 2] = _mm512_dpbusd_epi32(integer[n][s % 2], unpacked[s - step],
+                                                            _mm512_loadu_si512(q + n * BLOCK + s * STEP_BYTES));
+        }
+        UNROLL
+        for (int n = 0; n < rows; n++) {
+            const __m512 group_scale = _mm512_loadu_ps(a->scale + (k * a->rows + row + n) * LANES);
+            const __m512i both = _mm512_add_epi32(integer[n][0], integer[n][1]);
+            sum[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), group_scale, sum[n]);
+        }
+    }
+    for (int n = 0; n < rows; n++) lane_sums[n * FEW_OUTPUTS] = sum[n];
+}
+
+/* lane_sums[n][o] += one block of two weight rows times `rows` activation rows; the weights are unpacked once */
+AVX512_INLINE void dot_block_avx512(const int bits, const uint8_t *const source[2], const int8_t *q, const float *scale,
+                                    const int rows, __m512 *lane_sums) {
+    const int steps = 8 / bits;
+    __m512i integer[8][2];
+    UNROLL
+    for (int n = 0; n < rows; n++) integer[n][0] = integer[n][1] = _mm512_setzero_si512();
+    UNROLL
+    for (int step = 0; step < STEPS; step += steps) {
+        __m512i unpacked[2][2];
+        unpack_avx512(bits, _mm512_loadu_si512(source[0] + step / steps * STEP_BYTES), unpacked[0]);
+        unpack_avx512(bits, _mm512_loadu_si512(source[1] + step / steps * STEP_BYTES), unpacked[1]);
+        UNROLL
+        for (int n = 0; n < rows; n++)
+            UNROLL
+            for (int s = 0; s < steps; s++) {
+                __m512i x = _mm512_loadu_si512(q + n * BLOCK + (step + s) * STEP_BYTES);
+                __asm__("" : "+v"(x)); /* one load for both, which compilers would else fold into each */
+                integer[n][0] = _mm512_dpbusd_epi32(integer[n][0], unpacked[0][s], x);
+                integer[n][1] = _mm512_dpbusd_epi32(integer[n][1], unpacked[1][s], x);
+            }
+    }
+    UNROLL
+    for (int n = 0; n < rows; n++) {
+        const __m512 group_scale = _mm512_loadu_ps(scale + n * LANES);
+        UNROLL
+        for (int o = 0; o < 2; o++) {
+            __m512 *sum = lane_sums + n * FEW_OUTPUTS + o;
+            *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integer[n][o]), group_scale, *sum);
+        }
+    }
+}
+
+/* `dot_block_avx512` for any bits and for 8, 4, 2 or 1 rows; returns how many rows it took */
+AVX512_TARGET __attribute__((noinline)) static int dot_rows_avx512(int bits, const uint8_t *const source[2], const int8_t *q,
+                                                                   const float *scale, int64_t rows, __m512 *lane_sums) {
+#define TAKE(n)                                                                       \
+    if (rows >= n) {                                                                  \
+        if (bits == 4) dot_block_avx512(4, source, q, scale, n, lane_sums);           \
+        else dot_block_avx512(8, source, q, scale, n, lane_sums);                     \
+        return n;                                                                     \
+    }
+    TAKE(8) TAKE(4) TAKE(2) TAKE(1)
+#undef TAKE
+    return 0;
+}
+
+/* Take a block's columns of all 16 weight rows before the next block's, so that activations stay in the L1 cache; the
+ * next tile is fetched in the order of memory meanwhile. */
+AVX512_INLINE void few_rows_avx512_fixed(const int bits, const weights_t *w, int64_t output, int64_t outputs,
+                                         const activations_t *a, int64_t row, int64_t rows,
+                                         float sums[FEW_ROWS][FEW_OUTPUTS]) {
+    __m512 lane_sums[FEW_ROWS * FEW_OUTPUTS];
+    for (int64_t i = 0; i < rows * FEW_OUTPUTS; i++) lane_sums[i] = _mm512_setzero_ps();
+    if (rows == 1)
+        for (int64_t o = 0; o < outputs; o++) dot_avx512(bits, w, output + o, a, row, 1, lane_sums + o);
+    else if (rows == 2 && a->blocks <= ONE_STREAM_BLOCKS)
+        for (int64_t o = 0; o < outputs; o++) dot_avx512(bits, w, output + o, a, row, 2, lane_sums + o);
+    else {
+        uint8_t padded[2][BLOCK];
+        const uint8_t *ahead = w->packed + (output + outputs) * w->row_bytes;
+        for (int64_t k = 0; k < a->blocks; k++)
+            for (int64_t o = 0; o < outputs; o += 2) {
+                const int64_t second = o + 1 < outputs ? o + 1 : o; /* a last odd row is multiplied twice, stored once */
+                const uint8_t *const source[2] = {weight_block(w, output + o, k, padded[0]),
+                                                  weight_block(w, output + second, k, padded[1])};
+                for (int line = 0; line < 2 * bits; line++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+                for (int64_t n = 0; n < rows;)
+                    n += dot_rows_avx512(bits, source, a->quantized + (k * a->rows + row + n) * BLOCK,
+                                         a->scale + (k * a->rows + row + n) * LANES, rows - n, lane_sums + n * FEW_OUTPUTS + o);
+            }
+    }
+    for (int64_t n = 0; n < rows; n++) {
+        __m512i lanes[LANES];
+        for (int i = 0; i < LANES; i++) lanes[i] = _mm512_castps_si512(lane_sums[n * FEW_OUTPUTS + i]);
+        transpose_avx512(lanes);
+        __m512 sum = _mm512_set1_ps((bits == 4 ? -8.0f : -128.0f) * total_of(a, row + n));
+        for (int i = 0; i < LANES; i++) sum = _mm512_add_ps(sum, _mm512_castsi512_ps(lanes[i]));
+        _mm512_storeu_ps(sums[n], sum);
+    }
+}
+
+AVX512_TARGET __attribute__((noinline)) static void few_rows_avx512(const weights_t *w, int64_t output, int64_t outputs,
+                                                                    const activations_t *a, int64_t row, int64_t rows,
+                                                                    float sums[FEW_ROWS][FEW_OUTPUTS]) {
+    if (w->bits == 4) few_rows_avx512_fixed(4, w, output, outputs, a, row, rows, sums);
+    else few_rows_avx512_fixed(8, w, output, outputs, a, row, rows, sums);
+}
+
+/* One block of 64 weight rows -> panel [16 lanes][8 steps][64 outputs][4 bytes], unsigned. */
+AVX512_INLINE void fill_panel_avx512(int bits, const weights_t *w, int64_t output, int64_t block, uint8_t *panel) {
+    const int steps = 8 / bits;
+    uint8_t padded[LANES][BLOCK];
+    for (int part = 0; part < MANY_OUTPUTS / LANES; part++) {
+        const uint8_t *source[LANES];
+        for (int o = 0; o < LANES; o++) { /* outputs past the last repeat it; their sums are not stored */
+            const int64_t index = output + part * LANES + o;
+            source[o] = weight_block(w, index < w->outputs ? index : w->outputs - 1, block, padded[o]);
+        }
+        for (int step = 0; step < STEPS; step += steps) {
+            __m512i v[LANES];
+            for (int o = 0; o < LANES; o++) v[o] = _mm512_loadu_si512(source[o] + step / steps * STEP_BYTES);
+            transpose_avx512(v);
+            for (int lane = 0; lane < LANES; lane++) {
+                __m512i unpacked[2];
+                unpack_avx512(bits, v[lane], unpacked);
+                for (int s = 0; s < steps; s++)
+                    _mm512_store_si512(panel + ((lane * STEPS + step + s) * (MANY_OUTPUTS / LANES) + part) * 64, unpacked[s]);
+            }
+        }
+    }
+}
+
+/* sums [rows][64 outputs] += panel (8 groups) x activations of `rows` (1 to 3) rows */
+AVX512_INLINE void multiply_panel_avx512(const uint8_t *panel, const int8_t *q, const float *scale, const int rows,
+                                         float *sums) {
+    enum { PARTS = MANY_OUTPUTS / LANES };
+    __m512 sum[3][PARTS];
+    for (int n = 0; n < rows; n++)
+        for (int part = 0; part < PARTS; part++) sum[n][part] = _mm512_load_ps(sums + n * MANY_OUTPUTS + part * LANES);
+    for (int group = 0; group < PANEL_GROUPS; group++) {
+        __m512i integer[3][PARTS];
+        for (int n = 0; n < rows; n++)
+            for (int part = 0; part < PARTS; part++) integer[n][part] = _mm512_setzero_si512();
+        for (int step = 0; step < STEPS; step++) {
+            __m512i weight[PARTS];
+            for (int part = 0; part < PARTS; part++, panel += 64) weight[part] = _mm512_load_si512(panel);
+            for (int n = 0; n < rows; n++) {
+                int32_t four;
+                memcpy(&four, q + n * BLOCK + step * STEP_BYTES + group * 4, sizeof four);
+                const __m512i x = _mm512_set1_epi32(four);
+                for (int part = 0; part < PARTS; part++)
+                    integer[n][part] = _mm512_dpbusd_epi32(integer[n][part], weight[part], x);
+            }
+        }
+        for (int n = 0; n < rows; n++) {
+            const __m512 group_scale = _mm512_set1_ps(scale[n * LANES + group]);
+            for (int part = 0; part < PARTS; part++)
+                sum[n][part] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integer[n][part]), group_scale, sum[n][part]);
+        }
+    }
+    for (int n = 0; n < rows; n++)
+        for (int part = 0; part < PARTS; part++) _mm512_store_ps(sums + n * MANY_OUTPUTS + part * LANES, sum[n][part]);
+}
+
+/* sums [rows][64 outputs] = dot products of 64 weight rows with up to MANY_TILE_ROWS activation rows */
+AVX512_TARGET __attribute__((noinline)) static void many_rows_avx512(const weights_t *w, int64_t output, const activations_t *a, int64_t row,
+                                               int64_t rows, float *sums) {
+    _Alignas(64) uint8_t panel[BLOCK * MANY_OUTPUTS];
+    memset(sums, 0, (size_t)(rows * MANY_OUTPUTS) * sizeof(float));
+    for (int64_t k = 0; k < a->blocks; k++) {
+        if (w->bits == 4) fill_panel_avx512(4, w, output, k, panel);
+        else fill_panel_avx512(8, w, output, k, panel);
+        for (int group = 0; group < LANES; group += PANEL_GROUPS) { /* a part of the panel that stays in the L1 cache */
+            const uint8_t *part = panel + group * STEPS * MANY_OUTPUTS * 4;
+            for (int64_t n = 0; n < rows; n += 3) {
+                const int8_t *q = a->quantized + (k * a->rows + row + n) * BLOCK + group * 4;
+                const float *scale = a->scale + (k * a->rows + row + n) * LANES + group;
+                float *sum = sums + n * MANY_OUTPUTS;
+                if (rows - n >= 3) multiply_panel_avx512(part, q, scale, 3, sum);
+                else if (rows - n == 2) multiply_panel_avx512(part, q, scale, 2, sum);
+                else multiply_panel_avx512(part, q, scale, 1, sum);
+            }
+        }
+    }
+    for (int64_t n = 0; n < rows; n++) {
+        const float correction = (w->bits == 4 ? 8 : 128) * total_of(a, row + n);
+        for (int64_t o = 0; o < MANY_OUTPUTS; o++) sums[n * MANY_OUTPUTS + o] -= correction;
+    }
+}
+#endif
+
+#if defined(__aarch64__)
+/* ---- NEON ---- */
+
+/* sums of the 4 products of each lane, added to 4 lanes */
+static inline int32x4_t dot_lanes(int32x4_t sum, int8x16_t weight, int8x16_t x) {
+#ifdef __ARM_FEATURE_DOTPROD
+    return vdotq_s32(sum, weight, x);
+#else
+    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(weight), vget_low_s8(x)));
+    const int32x4_t high = vpaddlq_s16(vmull_high_s8(weight, x));
+    return vaddq_s32(sum, vpaddq_s32(low, high));
+#endif
+}
+
+/* sums of one weight row times `rows` (1 or 4) activation rows; 4 of the 16 lanes at a time */
+static inline __attribute__((always_inline)) void dot_neon(const int bits, const weights_t *w, int64_t output,
+                                                           const activations_t *a, int64_t row, const int rows,
+                                                           float *sums) {
+    uint8_t padded[BLOCK];
+    float32x4_t sum[4];
+    for (int n = 0; n < rows; n++) sum[n] = vdupq_n_f32(0);
+    for (int64_t k = 0; k < a->blocks; k++) {
+        const uint8_t *block = weight_block(w, output, k, padded);
+        for (int quarter = 0; quarter < 4; quarter++) {
+            const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK + quarter * 16;
+            const float *scale = a->scale + (k * a->rows + row) * LANES + quarter * 4;
+            int32x4_t integer[4];
+            for (int n = 0; n < rows; n++) integer[n] = vdupq_n_s32(0);
+            UNROLL
+            for (int step = 0; step < STEPS; step++) {
+                const uint8_t *source = block + (bits == 4 ? step / 2 : step) * STEP_BYTES + quarter * 16;
+                int8x16_t weight = vld1q_s8((const int8_t *)source);
+                if (bits == 4) weight = vshrq_n_s8(step % 2 ? vshlq_n_s8(weight, 4) : weight, 4);
+                UNROLL
+                for (int n = 0; n < rows; n++)
+                    integer[n] = dot_lanes(integer[n], weight, vld1q_s8(q + n * BLOCK + step * STEP_BYTES));
+            }
+            for (int n = 0; n < rows; n++)
+                sum[n] = vfmaq_f32(sum[n], vcvtq_f32_s32(integer[n]), vld1q_f32(scale + n * LANES));
+        }
+    }
+    for (int n = 0; n < rows; n++) sums[n * FEW_OUTPUTS] = vaddvq_f32(sum[n]);
+}
+
+static void few_rows_neon(const weights_t *w, int64_t output, int64_t outputs, const activations_t *a, int64_t row,
+                          int64_t rows, float sums[FEW_ROWS][FEW_OUTPUTS]) {
+    for (int64_t o = 0; o < outputs; o++)
+        for (int64_t n = 0; n < rows;) {
+            if (rows - n >= 4) {
+                if (w->bits == 4) dot_neon(4, w, output + o, a, row + n, 4, &sums[n][o]);
+                else dot_neon(8, w, output + o, a, row + n, 4, &sums[n][o]);
+                n += 4;
+            } else {
+                if (w->bits == 4) dot_neon(4, w, output + o, a, row + n, 1, &sums[n][o]);
+                else dot_neon(8, w, output + o, a, row + n, 1, &sums[n][o]);
+                n += 1;
+            }
+        }
+}
+#endif
+
+/* Whether this CPU can run a path. */
+int32_t supports_path(int32_t path) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (path == AVX2) return avx2;
+    if (path == AVX512)
+        return avx2 && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#elif defined(__aarch64__)
+    if (path == NEON) return 1;
+#endif
+    return path == PORTABLE;
+}
+
+/* output[n, o] = weight_scale[o] * (input[n, :] . weight[o, :]) + bias[o]
+ *
+ * input [n, i], bias [o] or NULL, output [n, o]: elements of `type`; weight [o, i * bits / 8]; weight_scale [o], half.
+ * levels: 1 or 2, for activations of 8 or 16 bits; with 2, each row is multiplied as two, see `quantize_block`.
+ * quantized [k, n * levels, 512], scale [k, n * levels, 16], total [k, n * levels]: scratch. `threads` at least 1.
+ */
+void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type, const void *input, int64_t rows,
+                        int64_t columns, const uint8_t *weight, const uint16_t *weight_scale, const void *bias,
+                        int64_t outputs, void *output, int8_t *quantized, float *scale, float *total, int32_t threads) {
+    const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
+    const weights_t w = {weight, weight_scale, outputs, columns, columns * bits / 8, bits};
+    const activations_t a = {quantized, scale, total, rows * levels, blocks};
+    const int many = path == AVX512 && a.rows > FEW_ROWS;
+    const int64_t tile_outputs = many ? MANY_OUTPUTS : FEW_OUTPUTS, tile_rows = many ? MANY_TILE_ROWS : FEW_ROWS;
+    const int64_t tiles = (outputs + tile_outputs - 1) / tile_outputs;
+    few_rows_t *few_rows = few_rows_portable;
+#if defined(__x86_64__)
+    if (path == AVX512) few_rows = few_rows_avx512;
+    if (path == AVX2) few_rows = few_rows_avx2;
+#elif defined(__aarch64__)
+    if (path == NEON) few_rows = few_rows_neon;
+#endif
+    (void)threads; /* not used without OpenMP */
+    OPENMP(omp parallel num_threads(threads))
+    {
+        OPENMP(omp for schedule(static))
+        for (int64_t unit = 0; unit < rows * blocks; unit++) {
+            const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * levels;
+            const int64_t count = columns - start < BLOCK ? columns - start : BLOCK;
+            quantize_block(input, type, n * columns + start, count, bits, levels, quantized + place * BLOCK,
+                           scale + place * LANES, total + place);
+        }
+        OPENMP(omp for schedule(static))
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            _Alignas(64) float sums[MANY_TILE_ROWS * MANY_OUTPUTS];
+            const int64_t first = tile * tile_outputs;
+            const int64_t count = outputs - first < tile_outputs ? outputs - first : tile_outputs;
+            float output_scale[MANY_OUTPUTS], output_bias[MANY_OUTPUTS] = {0};
+            load_floats(weight_scale, FLOAT16, first, count, output_scale);
+            if (bias) load_floats(bias, type, first, count, output_bias);
+            for (int64_t row = 0; row < a.rows; row += tile_rows) {
+                const int64_t together = a.rows - row < tile_rows ? a.rows - row : tile_rows;
+#if defined(__x86_64__)
+                if (many) many_rows_avx512(&w, first, &a, row, together, sums);
+                else
+#endif
+                few_rows(&w, first, count, &a, row, together, (float(*)[FEW_OUTPUTS])sums);
+                for (int64_t n = 0; n < together; n += levels) {
+                    float *sum = sums + n * tile_outputs;
+                    if (levels == 2)
+                        for (int64_t o = 0; o < count; o++) sum[o] += sum[tile_outputs + o];
+                    for (int64_t o = 0; o < count; o++) sum[o] = sum[o] * output_scale[o] + output_bias[o];
+                    store_floats(output, type, (row + n) / levels * outputs + first, count, sum);
+                }
+            }
+        }
+    }
+}
+
+/* Quantise a float matrix row by row in the checkpoint's format: quotient rounded to even, scale kept as half.
+ *
+ * input [o, i]: elements of `type`; weight [o, i * bits / 8] and weight_scale [o], half: output. Even i with 4 bits.
+ * Returns how many rows have a scale that is not finite.
+ */
+int64_t quantize_rows(int32_t bits, int32_t type, const void *input, int64_t outputs, int64_t columns, uint8_t *weight,
+                      uint16_t *weight_scale, int32_t threads) {
+    const float limit = bits == 4 ? 7 : 127;
+    int64_t broken = 0;
+    (void)threads; /* not used without OpenMP */
+    OPENMP(omp parallel for num_threads(threads) schedule(static) reduction(+ : broken))
+    for (int64_t o = 0; o < outputs; o++) {
+        uint8_t *row = weight + o * columns * bits / 8;
+        float x[BLOCK];
+        uint32_t largest = 0;
+        for (int64_t start = 0; start < columns; start += BLOCK) {
+            const int64_t count = columns - start < BLOCK ? columns - start : BLOCK;
+            if (count < BLOCK) memset(x, 0, sizeof x);
+            load_floats(input, type, o * columns + start, count, x);
+            for (int c = 0; c < BLOCK; c++) largest = maximum(largest, magnitude_bits(x[c]));
+        }
+        const float scale = bits_to_float(largest) / limit, divisor = largest == 0 ? 1 : scale;
+        weight_scale[o] = float_to_half(scale);
+        if ((weight_scale[o] & 0x7c00) == 0x7c00) broken++;
+        for (int64_t start = 0; start < columns && largest < INFINITE; start += BLOCK) {
+            const int64_t count = columns - start < BLOCK ? columns - start : BLOCK;
+            int8_t q[BLOCK];
+            load_floats(input, type, o * columns + start, count, x);
+            for (int c = 0; c < BLOCK; c++) q[c] = (int8_t)rintf(x[c] / divisor);
+            if (bits == 8) memcpy(row + start, q, (size_t)count);
+            else for (int64_t c = 0; c < count / 2; c++)
+                row[start / 2 + c] = (uint8_t)((uint8_t)q[2 * c] << 4 | (q[2 * c + 1] & 15));
+        }
+    }
+    return broken;
+}
+
+/* ---- attention of one new token ---- */
+
+typedef float floats_t __attribute__((vector_size(64)));
+typedef uint32_t words_t __attribute__((vector_size(64)));
+typedef uint16_t halves_t __attribute__((vector_size(32)));
+
+enum { LARGEST_HEAD = 256 };
+
+/* 16 elements of an array of the given type, which need not be aligned */
+static inline __attribute__((always_inline)) floats_t load_vector(const void *array, int32_t type, int64_t start) {
+    floats_t values;
+    halves_t halves;
+    if (type == FLOAT32) {
+        memcpy(&values, (const float *)array + start, sizeof values);
+        return values;
+    }
+    memcpy(&halves, (const uint16_t *)array + start, sizeof halves);
+    const words_t words = __builtin_convertvector(halves, words_t);
+    if (type == BFLOAT16) return (floats_t)(words << 16);
+    /* as half_to_float, for finite numbers */
+    return (floats_t)((words_t)((floats_t)((words & 0x7fff) << 13) * 0x1p112f) | (words & 0x8000) << 16);
+}
+
+static inline __attribute__((always_inline)) float sum_lanes(floats_t values) {
+    float lanes[LANES];
+    memcpy(lanes, &values, sizeof lanes);
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int lane = 0; lane < width; lane++) lanes[lane] += lanes[lane + width];
+    return lanes[0];
+}
+
+/* e^x for x <= 0, to 2e-7: 2^whole times a polynomial in the rest */
+static inline float exponential(float x) {
+    const float power = x < -87 ? -125.0f : x * 1.44269504f, whole = rintf(power), t = (power - whole) * 0.693147181f;
+    const float fraction = 1 + t * (1 + t * (0.5f + t * (0.16666667f + t * (0.041666667f + t * 0.0083333333f))));
+    return fraction * bits_to_float((uint32_t)((int32_t)whole + 127) << 23);
+}
+
+/* One head: scores[t] = softmax(query . key[t] / sqrt(d)), context = sum over t of scores[t] value[t]. */
+static inline __attribute__((always_inline)) void attend_head(const int32_t type, const int64_t parts, const float *query,
+                                                              const void *key, const void *value, int64_t start,
+                                                              int64_t length, const uint8_t *visible, float *scores,
+                                                              float *context) {
+    const int64_t size = parts * LANES;
+    floats_t q[LARGEST_HEAD / LANES], sum[LARGEST_HEAD / LANES];
+    float largest = -INFINITY, total = 0;
+    for (int64_t part = 0; part < parts; part++) {
+        q[part] = load_vector(query, FLOAT32, part * LANES);
+        sum[part] = (floats_t){0};
+    }
+    for (int64_t t = 0; t < length; t++) {
+        floats_t product = q[0] * load_vector(key, type, start + t * size);
+        for (int64_t part = 1; part < parts; part++)
+            product += q[part] * load_vector(key, type, start + t * size + part * LANES);
+        scores[t] = visible && !visible[t] ? -INFINITY : sum_lanes(product);
+        largest = scores[t] > largest ? scores[t] : largest;
+    }
+    for (int64_t t = 0; t < length; t++) scores[t] = exponential(scores[t] - largest);
+    for (int64_t t = 0; t < length; t++) total += scores[t];
+    for (int64_t t = 0; t < length; t++) {
+        const float weight = scores[t] / total;
+        for (int64_t part = 0; part < parts; part++)
+            sum[part] += weight * load_vector(value, type, start + t * size + part * LANES);
+    }
+    memcpy(context, sum, (size_t)size * sizeof(float));
+}
+
+/* Rotate one token's query and key, append its key and value to the cache, and attend to all that is cached.
+ *
+ * mixed [b, h, 3, d]: query, key and value; cosine, sine [b, d] as `rotary_tables` makes them; keys, values
+ * [b, h, capacity, d], to be written at `position`; visible [b, mask_stride], 1 for keys that may be seen, or NULL;
+ * context [b, h, d]: output; scores [b, h, position + 1]: scratch. Elements of `type`; d a multiple of 16, at most 256.
+ */
+void decode_attention(int32_t type, const void *mixed, const void *cosine, const void *sine, void *keys, void *values,
+                      const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t batch,
+                      int64_t heads, int64_t size, int64_t capacity, int64_t position, int32_t threads) {
+    (void)threads; /* not used without OpenMP */
+    OPENMP(omp parallel for num_threads(threads) schedule(static))
+    for (int64_t unit = 0; unit < batch * heads; unit++) {
+        const int64_t b = unit / heads, quarter = size / 4, start = unit * capacity * size, length = position + 1;
+        float token[3 * LARGEST_HEAD], cos[LARGEST_HEAD], sin[LARGEST_HEAD], rotated[2 * LARGEST_HEAD];
+        load_floats(mixed, type, unit * 3 * size, 3 * size, token);
+        load_floats(cosine, type, b * size, size, cos);
+        load_floats(sine, type, b * size, size, sin);
+        for (int64_t i = 0; i < 2 * size; i++) { /* number i of a half turns with number i + d/4 */
+            const int64_t pair = i / quarter % 2 ? i - quarter : i + quarter;
+            rotated[i] = token[i] * cos[i % size] + token[pair] * sin[i % size];
+        }
+        store_floats(keys, type, start + position * size, size, rotated + size);
+        store_floats(values, type, start + position * size, size, token + 2 * size);
+        for (int64_t i = 0; i < size; i++) rotated[i] /= sqrtf((float)size);
+        float result[LARGEST_HEAD], *row_scores = scores + unit * length;
+        const uint8_t *row_visible = visible ? visible + b * mask_stride : NULL;
+        if (type == BFLOAT16 && size == 128)
+            attend_head(BFLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
+        else attend_head(type, size / LANES, rotated, keys, values, start, length, row_visible, row_scores, result);
+        store_floats(context, type, unit * size, size, result);
+    }
+}

@@ -1,0 +1,703 @@
+// CUDA kernels of ChatGLM-6B: unpacking of INT8 and INT4 weights, and the steps of decoding one token a row.
+//
+// Packed weights, one row for each output feature, rows one after the other:
+//     INT8   byte i = column i, signed
+//     INT4   byte i = column 2i in the high nibble, column 2i + 1 in the low nibble, both signed
+//     weight[o, i] = packed[o, i] * scale[o]
+// By hand: the INT4 row [7, -1, -3, 2] is the bytes 0x7f 0xd2.
+//
+// Shapes: n rows of the input, i input features, o output features; b batch, h heads, d head size, e hidden, l layers.
+// Number types: half_t, bfloat16_t and float; sums are float. No header is needed, so that any NVRTC compiles the file:
+//     nvcc -cubin -arch=sm_90 quantization_kernels.cu
+// Needs sm_70. From sm_80 on `linear_*` multiplies on the tensor cores (half_t, bfloat16_t), before in float.
+// Every kernel has a PyTorch twin `..._reference` in cuda_kernels.py, which also says how each is launched.
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Numbers
+// ---------------------------------------------------------------------------------------------------------------------
+
+struct half_t { unsigned short bits; };
+struct bfloat16_t { unsigned short bits; };
+struct alignas(16) Vector { unsigned int word[4]; };  // what a thread loads at once
+
+#ifdef __CUDACC__
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define TENSOR_CORES 1
+#endif
+
+__device__ __forceinline__ float to_float(half_t x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+
+__device__ __forceinline__ half_t to_half(float x) {
+    half_t y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+    return y;
+}
+
+// Weights are read once: they should not displace the activations from the first-level cache. (Through the read-only
+// path, `ld.global.nc`, the compiler would move these loads behind `wait_for_earlier_kernels`.)
+__device__ __forceinline__ Vector load_once(const Vector *p) {
+    Vector v;
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+                 : "l"(p));
+    return v;
+}
+
+// Bytes of a (selectors 0 to 3) and b (4 to 7), one selector a nibble of s, lowest byte first.
+__device__ __forceinline__ unsigned int select_bytes(unsigned int a, unsigned int b, unsigned int s) {
+    return __byte_perm(a, b, s);
+}
+
+// (x & mask) ^ flip in one instruction; left to itself the compiler makes two of it.
+__device__ __forceinline__ unsigned int mask_flip(unsigned int x, unsigned int mask, unsigned int flip) {
+    asm("lop3.b32 %0, %0, %1, %2, 0x6a;" : "+r"(x) : "r"(mask), "r"(flip));
+    return x;
+}
+
+__device__ __forceinline__ float shuffle_xor(float x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+
+// From sm_90 on the kernels of a decode graph overlap: the next one starts when all blocks of this one have, and reads
+// nothing but weights before it waits for this one's end. Every kernel waits, so that whatever came earlier has ended.
+__device__ __forceinline__ void let_next_kernel_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+__device__ __forceinline__ void wait_for_earlier_kernels() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// x * scale + offset for two packed numbers, each exact here.
+__device__ __forceinline__ unsigned int multiply_add_pair(half_t, unsigned int x, unsigned int scale,
+                                                          unsigned int offset) {
+    asm("fma.rn.f16x2 %0, %0, %1, %2;" : "+r"(x) : "r"(scale), "r"(offset));
+    return x;
+}
+
+#ifdef TENSOR_CORES
+__device__ __forceinline__ unsigned int multiply_add_pair(bfloat16_t, unsigned int x, unsigned int scale,
+                                                          unsigned int offset) {
+    asm("fma.rn.bf16x2 %0, %0, %1, %2;" : "+r"(x) : "r"(scale), "r"(offset));
+    return x;
+}
+
+// sum [16, 8] += a [16, 16] * b [16, 8] over a warp. Lane 4g + m holds of a: rows g and g + 8, of b: column g, both at
+// depths {2m, 2m + 1} (first pair) and {2m + 8, 2m + 9} (second pair); of sum: rows g and g + 8, columns 2m and 2m + 1.
+__device__ __forceinline__ void multiply_tile(half_t, float *sum, unsigned int a_first, unsigned int a8_first,
+                                              unsigned int a_second, unsigned int a8_second, unsigned int b_first,
+                                              unsigned int b_second) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a_first), "r"(a8_first), "r"(a_second), "r"(a8_second), "r"(b_first), "r"(b_second));
+}
+
+__device__ __forceinline__ void multiply_tile(bfloat16_t, float *sum, unsigned int a_first, unsigned int a8_first,
+                                              unsigned int a_second, unsigned int a8_second, unsigned int b_first,
+                                              unsigned int b_second) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+        : "r"(a_first), "r"(a8_first), "r"(a_second), "r"(a8_second), "r"(b_first), "r"(b_second));
+}
+#endif
+#endif  // __CUDACC__; elsewhere the tests define these functions on the CPU
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(bfloat16_t x) { return __uint_as_float((unsigned int)x.bits << 16); }
+
+template <typename T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ half_t from_float<half_t>(float x) { return to_half(x); }
+template <> __device__ __forceinline__ bfloat16_t from_float<bfloat16_t>(float x) {  // halves to even, NaN stays NaN
+    unsigned int bits = __float_as_uint(x);
+    unsigned int rounded = x != x ? bits | 0x00400000u : bits + 0x7fffu + ((bits >> 16) & 1u);
+    bfloat16_t y;
+    y.bits = (unsigned short)(rounded >> 16);
+    return y;
+}
+
+// N consecutive numbers, loaded or stored with the widest accesses that their alignment allows.
+template <typename T, int N> struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Pack {
+    T value[N];
+};
+
+template <int N, typename T> __device__ __forceinline__ void load_floats(const T *p, float *value) {
+    Pack<T, N> pack = *reinterpret_cast<const Pack<T, N> *>(p);
+#pragma unroll
+    for (int i = 0; i < N; i++) value[i] = to_float(pack.value[i]);
+}
+
+// The 32 / BITS weights of a word as floats, in column order, without scale; BITS 16 and 32 are not packed.
+// An integer is put under the exponent of 2^23, whose last place is 1, and what comes with it is subtracted.
+template <int BITS, typename T> struct Weights {
+    __device__ static __forceinline__ void unpack(unsigned int word, float *value) {
+        Pack<T, 32 / BITS> pack;
+        *reinterpret_cast<unsigned int *>(&pack) = word;
+#pragma unroll
+        for (int i = 0; i < 32 / BITS; i++) value[i] = to_float(pack.value[i]);
+    }
+};
+
+template <typename T> struct Weights<8, T> {
+    __device__ static __forceinline__ void unpack(unsigned int word, float *value) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            value[i] = __uint_as_float(mask_flip(word >> 8 * i, 0xffu, 0x4b000080u)) - 8388736.0f;
+    }
+};
+
+template <typename T> struct Weights<4, T> {
+    __device__ static __forceinline__ void unpack(unsigned int word, float *value) {
+#pragma unroll
+        for (int i = 0; i < 8; i++)  // of byte i / 2 the high nibble first
+            value[i] = __uint_as_float(mask_flip(word >> (i ^ 1) * 4, 0xfu, 0x4b000008u)) - 8388616.0f;
+    }
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// unpack: output[o, i] = packed[o, i] * scale[o], rounded once to T (as the original's weight extraction)
+// Grid (ceil(bytes / 4 / 256), rows), 256 threads: a thread unpacks 4 bytes. Any number of bytes a row.
+// Called for prompts and gradients, before a matrix multiplication of many rows.
+// ---------------------------------------------------------------------------------------------------------------------
+
+template <int BITS, typename T>
+__device__ __forceinline__ void unpack(const unsigned char *weight, const half_t *scale, T *output,
+                                       long long row_bytes) {
+    wait_for_earlier_kernels();
+    const int COLUMNS = 32 / BITS;  // of a word
+    const long long row = blockIdx.y, byte = 4 * ((long long)blockIdx.x * blockDim.x + threadIdx.x);
+    if (byte >= row_bytes) return;
+    const float row_scale = to_float(scale[row]);
+    const bool aligned = row_bytes % 4 == 0;
+    const long long bytes = row_bytes - byte < 4 ? row_bytes - byte : 4;
+    unsigned int word = 0;
+    weight += row * row_bytes + byte;
+    if (aligned) {
+        word = *reinterpret_cast<const unsigned int *>(weight);
+    } else {
+        for (int i = 0; i < bytes; i++) word |= (unsigned int)weight[i] << 8 * i;
+    }
+    float value[COLUMNS];
+    Weights<BITS, T>::unpack(word, value);
+    Pack<T, COLUMNS> pack;
+#pragma unroll
+    for (int i = 0; i < COLUMNS; i++) pack.value[i] = from_float<T>(value[i] * row_scale);
+    output += (row * row_bytes + byte) * (8 / BITS);
+    if (aligned) {
+        *reinterpret_cast<Pack<T, COLUMNS> *>(output) = pack;
+    } else {
+#pragma unroll
+        for (int i = 0; i < COLUMNS; i++)
+            if (i < bytes * (8 / BITS)) output[i] = pack.value[i];
+    }
+}
+
+#define UNPACK(NAME, BITS, T)                                                                    \
+    extern "C" __global__ void __launch_bounds__(256)                                            \
+        NAME(const unsigned char *weight, const half_t *scale, T *output, long long row_bytes) { \
+        unpack<BITS, T>(weight, scale, output, row_bytes);                                       \
+    }
+
+UNPACK(unpack_int4_half, 4, half_t)
+UNPACK(unpack_int4_bfloat16, 4, bfloat16_t)
+UNPACK(unpack_int4_float, 4, float)
+UNPACK(unpack_int8_half, 8, half_t)
+UNPACK(unpack_int8_bfloat16, 8, bfloat16_t)
+UNPACK(unpack_int8_float, 8, float)
+
+// ---------------------------------------------------------------------------------------------------------------------
+// linear: output[n, o] = gelu?(sum_i input[n, i] * weight[o, i] * scale[o] + bias[o]) + factor * residual[n, o]
+// Weights packed (BITS 4 or 8), or of the type T (BITS 16 or 32; no scale). Needs whole vectors: i a multiple of
+// 128 / BITS, everything 16-byte aligned. Grid (ceil(n / 8), ceil(o / 16)), 256 threads: a block computes 8 rows by 16
+// output features; its 8 warps share out the input features and add up at the end, so that every weight is read once
+// for 8 rows. Called for each matrix of a decode step.
+// ---------------------------------------------------------------------------------------------------------------------
+
+#define LINEAR_WARPS 8
+
+#ifdef TENSOR_CORES
+// The weights of a word, and the matching inputs, as pairs of T in one order; which one does not matter to the sum.
+template <int BITS, typename T> struct Pairs {  // not packed: a word is a pair
+    __device__ static __forceinline__ void weights(unsigned int word, unsigned int *pair) { pair[0] = word; }
+    __device__ static __forceinline__ void inputs(const unsigned int *word, unsigned int *pair) { pair[0] = word[0]; }
+};
+
+template <> struct Pairs<8, half_t> {  // columns (0, 1), (2, 3): 1024 + 128 + weight, less 1152
+    __device__ static __forceinline__ void weights(unsigned int word, unsigned int *pair) {
+        word ^= 0x80808080u;
+        pair[0] = multiply_add_pair(half_t(), select_bytes(word, 0x64646464u, 0x4140u), 0x3c003c00u, 0xe480e480u);
+        pair[1] = multiply_add_pair(half_t(), select_bytes(word, 0x64646464u, 0x4342u), 0x3c003c00u, 0xe480e480u);
+    }
+    __device__ static __forceinline__ void inputs(const unsigned int *word, unsigned int *pair) {
+        pair[0] = word[0];
+        pair[1] = word[1];
+    }
+};
+
+template <> struct Pairs<8, bfloat16_t> {  // the upper halves of exact floats
+    __device__ static __forceinline__ void weights(unsigned int word, unsigned int *pair) {
+        float value[4];
+        Weights<8, bfloat16_t>::unpack(word, value);
+        pair[0] = select_bytes(__float_as_uint(value[0]), __float_as_uint(value[1]), 0x7632u);
+        pair[1] = select_bytes(__float_as_uint(value[2]), __float_as_uint(value[3]), 0x7632u);
+    }
+    __device__ static __forceinline__ void inputs(const unsigned int *word, unsigned int *pair) {
+        pair[0] = word[0];
+        pair[1] = word[1];
+    }
+};
+
+// INT4: equal nibbles of bytes 0 and 2, then of bytes 1 and 3: columns (1, 5), (0, 4), (3, 7), (2, 6).
+__device__ __forceinline__ void int4_inputs(const unsigned int *word, unsigned int *pair) {
+    pair[0] = select_bytes(word[0], word[2], 0x7632u);
+    pair[1] = select_bytes(word[0], word[2], 0x5410u);
+    pair[2] = select_bytes(word[1], word[3], 0x7632u);
+    pair[3] = select_bytes(word[1], word[3], 0x5410u);
+}
+
+template <> struct Pairs<4, half_t> {  // low nibbles: 1024 + 8 + weight, less 1032; high: 1024 + 16 * (8 + weight)
+    __device__ static __forceinline__ void weights(unsigned int word, unsigned int *pair) {
+#pragma unroll
+        for (int i = 0; i < 4; i += 2, word >>= 8) {
+            pair[i] = multiply_add_pair(half_t(), mask_flip(word, 0x000f000fu, 0x64086408u), 0x3c003c00u, 0xe408e408u);
+            pair[i + 1] =
+                multiply_add_pair(half_t(), mask_flip(word, 0x00f000f0u, 0x64806480u), 0x2c002c00u, 0xd480d480u);
+        }
+    }
+    __device__ static __forceinline__ void inputs(const unsigned int *word, unsigned int *pair) {
+        int4_inputs(word, pair);
+    }
+};
+
+template <> struct Pairs<4, bfloat16_t> {  // 128 + 8 + weight, less 136
+    __device__ static __forceinline__ void weights(unsigned int word, unsigned int *pair) {
+#pragma unroll
+        for (int i = 0; i < 4; i++, word >>= 4)
+            pair[i] =
+                multiply_add_pair(bfloat16_t(), mask_flip(word, 0x000f000fu, 0x43084308u), 0x3f803f80u, 0xc308c308u);
+    }
+    __device__ static __forceinline__ void inputs(const unsigned int *word, unsigned int *pair) {
+        int4_inputs(word, pair);
+    }
+};
+
+// A lane's part of the sums of a tile of 16 output features by 8 rows: lane 4g + m has features g and g + 8.
+template <int BITS, typename T> struct TensorTile {
+    // vectors of each of its two rows that a thread has under way; blocks that should fit a multiprocessor's registers
+    enum { LOADS = 4, BLOCKS = 3 };
+    float sum[2][4] = {};  // features g (twice) and g + 8, rows 2m and 2m + 1; two sums, so that one need not wait
+
+    // Adds weight * input over a vector's columns; inputs of this lane's columns and row g.
+    __device__ __forceinline__ void add(const Vector &weight, const Vector &weight8, const T *input,
+                                        long long in_features, int rows, int group, bool inside) {
+        const int PAIRS = BITS < 16 ? 16 / BITS : 1;  // of a word
+        Vector x[PAIRS] = {};
+        if (inside && group < rows) {
+#pragma unroll
+            for (int i = 0; i < PAIRS; i++) x[i] = reinterpret_cast<const Vector *>(input + group * in_features)[i];
+        }
+        unsigned int first[4 * PAIRS], second[4 * PAIRS], inputs[4 * PAIRS];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            Pairs<BITS, T>::weights(weight.word[i], first + i * PAIRS);
+            Pairs<BITS, T>::weights(weight8.word[i], second + i * PAIRS);
+            Pairs<BITS, T>::inputs(x[i * PAIRS / 4].word + i * PAIRS % 4, inputs + i * PAIRS);
+        }
+#pragma unroll
+        for (int i = 0; i < 4 * PAIRS; i += 2)
+            multiply_tile(T(), sum[i / 2 % 2], first[i], second[i], first[i + 1], second[i + 1], inputs[i],
+                          inputs[i + 1]);
+    }
+
+    __device__ __forceinline__ void store(float (*partial)[8], int group, int member) {
+        partial[group][2 * member] = sum[0][0] + sum[1][0];
+        partial[group][2 * member + 1] = sum[0][1] + sum[1][1];
+        partial[group + 8][2 * member] = sum[0][2] + sum[1][2];
+        partial[group + 8][2 * member + 1] = sum[0][3] + sum[1][3];
+    }
+};
+#endif
+
+template <int BITS, typename T> struct FloatTile {
+    enum { LOADS = 2, BLOCKS = 2 };
+    float sum[2][8] = {};  // features g and g + 8, all rows; over this lane's columns
+
+    __device__ __forceinline__ void add(const Vector &weight, const Vector &weight8, const T *input,
+                                        long long in_features, int rows, int, bool inside) {
+        const int COLUMNS = 32 / BITS;  // of a word
+        if (!inside) return;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float first[COLUMNS], second[COLUMNS], x[COLUMNS];
+            Weights<BITS, T>::unpack(weight.word[i], first);
+            Weights<BITS, T>::unpack(weight8.word[i], second);
+#pragma unroll
+            for (int row = 0; row < 8; row++) {
+                if (row >= rows) break;
+                load_floats<COLUMNS>(input + row * in_features + i * COLUMNS, x);
+#pragma unroll
+                for (int column = 0; column < COLUMNS; column++) {
+                    sum[0][row] += first[column] * x[column];
+                    sum[1][row] += second[column] * x[column];
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void store(float (*partial)[8], int group, int member) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+#pragma unroll
+            for (int row = 0; row < 8; row++) {
+                float value = sum[half][row];
+                value += shuffle_xor(value, 1);
+                value += shuffle_xor(value, 2);
+                if (member == 0) partial[group + 8 * half][row] = value;
+            }
+        }
+    }
+};
+
+#ifdef TENSOR_CORES
+#define SHORT_TILE TensorTile
+#else
+#define SHORT_TILE FloatTile
+#endif
+
+__device__ __forceinline__ float gelu(float x) {  // the tanh form
+    return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+}
+
+// What a thread multiplies next: its vectors of two rows, zeros past their end.
+template <typename Tile>
+__device__ __forceinline__ void load_weights(Vector *load, Vector *load8, const Vector *row, const Vector *row8,
+                                             int start, int member, int vectors) {
+#pragma unroll
+    for (int i = 0; i < Tile::LOADS; i++) {
+        const int vector = start + 4 * LINEAR_WARPS * i + member;
+        load[i] = load8[i] = Vector();
+        if (vector < vectors) {
+            load[i] = load_once(row + vector);
+            load8[i] = load_once(row8 + vector);
+        }
+    }
+}
+
+// `input` and `residual` are not `__restrict__`: the read-only cache may hold what was there before an earlier kernel
+// wrote them.
+template <int BITS, typename T, typename Tile>
+__device__ __forceinline__ void linear(const T *input, const Vector *__restrict__ weight,
+                                       const half_t *__restrict__ scale, const T *__restrict__ bias, const T *residual,
+                                       float factor, int apply_gelu, T *output, int rows, int in_features,
+                                       int out_features) {
+    const int COLUMNS = 128 / BITS;  // of a vector
+    __shared__ float partial[LINEAR_WARPS][16][8];
+    const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;
+    const int first_row = 8 * blockIdx.x, first_output = 16 * blockIdx.y, vectors = in_features / COLUMNS;
+    // past the last feature the last one is read again, and not stored
+    const int feature = min(first_output + group, out_features - 1);
+    const int feature8 = min(first_output + group + 8, out_features - 1);
+    const Vector *row = weight + (long long)feature * vectors, *row8 = weight + (long long)feature8 * vectors;
+    input += (long long)first_row * in_features;
+    rows = min(rows - first_row, 8);
+
+    // the four lanes of a group read 64 bytes of its rows, the warps of a block one such stretch after the other
+    Tile tile;
+    Vector load[Tile::LOADS], load8[Tile::LOADS];
+    int start = 4 * warp;
+    let_next_kernel_start();
+    load_weights<Tile>(load, load8, row, row8, start, member, vectors);
+    wait_for_earlier_kernels();
+    while (start < vectors) {
+#pragma unroll
+        for (int i = 0; i < Tile::LOADS; i++) {
+            const int stretch = start + 4 * LINEAR_WARPS * i, vector = stretch + member;
+            if (stretch < vectors)  // the same for the whole warp
+                tile.add(load[i], load8[i], input + (long long)vector * COLUMNS, in_features, rows, group,
+                         vector < vectors);
+        }
+        start += 4 * LINEAR_WARPS * Tile::LOADS;
+        load_weights<Tile>(load, load8, row, row8, start, member, vectors);
+    }
+    tile.store(partial[warp], group, member);
+    __syncthreads();
+
+    const int output_row = threadIdx.x / 16, output_feature = first_output + threadIdx.x % 16;
+    if (output_row >= rows || output_feature >= out_features) return;
+    float value = 0.0f;
+#pragma unroll
+    for (int i = 0; i < LINEAR_WARPS; i++) value += partial[i][threadIdx.x % 16][output_row];
+    const long long place = (long long)(first_row + output_row) * out_features + output_feature;
+    if (BITS < 16) value *= to_float(scale[output_feature]);
+    if (bias) value += to_float(bias[output_feature]);
+    if (apply_gelu) value = gelu(value);
+    if (residual) value += factor * to_float(residual[place]);
+    output[place] = from_float<T>(value);
+}
+
+#define LINEAR(NAME, BITS, T, TILE)                                                                            \
+    extern "C" __global__ void __launch_bounds__(32 * LINEAR_WARPS, TILE<BITS, T>::BLOCKS)                     \
+        NAME(const T *input, const Vector *weight, const half_t *scale, const T *bias, const T *residual,      \
+             float factor, int apply_gelu, T *output, int rows, int in_features, int out_features) {           \
+        linear<BITS, T, TILE<BITS, T>>(input, weight, scale, bias, residual, factor, apply_gelu, output, rows, \
+                                       in_features, out_features);                                             \
+    }
+
+LINEAR(linear_int4_half, 4, half_t, SHORT_TILE)
+LINEAR(linear_int4_bfloat16, 4, bfloat16_t, SHORT_TILE)
+LINEAR(linear_int4_float, 4, float, FloatTile)
+LINEAR(linear_int8_half, 8, half_t, SHORT_TILE)
+LINEAR(linear_int8_bfloat16, 8, bfloat16_t, SHORT_TILE)
+LINEAR(linear_int8_float, 8, float, FloatTile)
+LINEAR(linear_half, 16, half_t, SHORT_TILE)
+LINEAR(linear_bfloat16, 16, bfloat16_t, SHORT_TILE)
+LINEAR(linear_float, 32, float, FloatTile)
+
+// ---------------------------------------------------------------------------------------------------------------------
+// layer_norm: output[n] = (input[n] - mean) / sqrt(variance + epsilon) * weight + bias
+// Grid n, up to 1024 threads in whole warps. Called twice a layer, and once before the output layer.
+// ---------------------------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ float sum_over_block(float value) {
+    __shared__ float partial[32];
+    const int warps = blockDim.x / 32;
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2) value += shuffle_xor(value, mask);
+    __syncthreads();  // the last sum has been read
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = (int)(threadIdx.x % 32) < warps ? partial[threadIdx.x % 32] : 0.0f;
+#pragma unroll
+    for (int mask = 16; mask; mask /= 2) value += shuffle_xor(value, mask);
+    return value;
+}
+
+template <typename T>
+__device__ __forceinline__ void layer_norm(const T *input, const T *__restrict__ weight, const T *__restrict__ bias,
+                                           float epsilon, T *output, int hidden_size) {
+    let_next_kernel_start();
+    wait_for_earlier_kernels();
+    input += (long long)blockIdx.x * hidden_size;
+    output += (long long)blockIdx.x * hidden_size;
+    float sum = 0.0f, squares = 0.0f;
+    for (int i = threadIdx.x; i < hidden_size; i += blockDim.x) sum += to_float(input[i]);
+    const float mean = sum_over_block(sum) / hidden_size;
+    for (int i = threadIdx.x; i < hidden_size; i += blockDim.x) {
+        const float distance = to_float(input[i]) - mean;
+        squares += distance * distance;
+    }
+    const float scale = 1.0f / sqrtf(sum_over_block(squares) / hidden_size + epsilon);
+    for (int i = threadIdx.x; i < hidden_size; i += blockDim.x)
+        output[i] = from_float<T>((to_float(input[i]) - mean) * scale * to_float(weight[i]) + to_float(bias[i]));
+}
+
+#define LAYER_NORM(NAME, T)                                                                               \
+    extern "C" __global__ void __launch_bounds__(1024)                                                    \
+        NAME(const T *input, const T *weight, const T *bias, float epsilon, T *output, int hidden_size) { \
+        layer_norm<T>(input, weight, bias, epsilon, output, hidden_size);                                 \
+    }
+
+LAYER_NORM(layer_norm_half, half_t)
+LAYER_NORM(layer_norm_bfloat16, bfloat16_t)
+LAYER_NORM(layer_norm_float, float)
+
+// ---------------------------------------------------------------------------------------------------------------------
+// rotary_tables: cosine and signed sine [b, d] of the token in column `column[b]` of each row
+// A token of the prompt has its column less the padding as first position and 0 as second; an answer's has the mask
+// token's position, and 1, 2, … from `<sop>` on. The first half of a head turns with the first position, the second
+// half with the second. Grid b, d threads. Called once a token.
+// ---------------------------------------------------------------------------------------------------------------------
+
+template <typename T>
+__device__ __forceinline__ void rotary_tables(const long long *column, const long long *padding,
+                                              const long long *context_length, const long long *mask_position,
+                                              const float *frequency, T *cosine, T *sine, int head_size) {
+    let_next_kernel_start();
+    wait_for_earlier_kernels();
+    const int i = threadIdx.x, quarter = head_size / 4, row = blockIdx.x;
+    const long long answer = column[row] - context_length[row];  // 0 for <sop>
+    const long long in_prompt = column[row] > padding[row] ? column[row] - padding[row] : 0;
+    const long long position =
+        i < 2 * quarter ? (answer < 0 ? in_prompt : mask_position[row]) : (answer < 0 ? 0 : answer + 1);
+    const float angle = (float)position * frequency[i % quarter];
+    cosine[row * head_size + i] = from_float<T>(cosf(angle));
+    sine[row * head_size + i] = from_float<T>(i / quarter % 2 ? sinf(angle) : -sinf(angle));
+}
+
+#define ROTARY_TABLES(NAME, T)                                                                                \
+    extern "C" __global__ void __launch_bounds__(256)                                                         \
+        NAME(const long long *column, const long long *padding, const long long *context_length,              \
+             const long long *mask_position, const float *frequency, T *cosine, T *sine, int head_size) {     \
+        rotary_tables<T>(column, padding, context_length, mask_position, frequency, cosine, sine, head_size); \
+    }
+
+ROTARY_TABLES(rotary_tables_half, half_t)
+ROTARY_TABLES(rotary_tables_bfloat16, bfloat16_t)
+ROTARY_TABLES(rotary_tables_float, float)
+
+// ---------------------------------------------------------------------------------------------------------------------
+// attention: rotate a token's query and key, append key and value to the cache, attend to all of it: context [b, h * d]
+// query_key_value [b, h, 3, d]; cosine, sine [b, d]; column [b] of the token. Where the cache lies is read from device memory, so that a graph
+// stays valid when it grows or another one is used:
+//     place[0] capacity, [1] P-Tuning prefix length, [2] address of the key mask (bytes, 0 is hidden) or 0, [3] its row
+//     stride, [4 + 2 layer] and [5 + 2 layer] addresses of keys and values [b, h, capacity, d]
+// Grid (splits, h, b), 128 threads: the keys are shared out over `splits` blocks; the one that ends last adds up.
+// d * sizeof(T) / 16 lanes read a key: a power of two up to 32. `partial` is [b, h, splits, d + 2] floats, `arrived`
+// [b, h] zeros, left as zeros. Called once a layer.
+// ---------------------------------------------------------------------------------------------------------------------
+
+#define ATTENTION_THREADS 128
+#define ATTENTION_LOADS 4  // keys that a group of lanes has under way
+#define ATTENTION_SPAN 32  // fewest keys worth a block
+#define MINUS_INFINITY __uint_as_float(0xff800000u)
+
+template <typename T>
+__device__ __forceinline__ float rotated(const T *x, const T *cosine, const T *sine, int i, int head_size) {
+    const int quarter = head_size / 4, partner = i / quarter % 2 ? i - quarter : i + quarter;
+    return to_float(x[i]) * to_float(cosine[i]) + to_float(x[partner]) * to_float(sine[i]);
+}
+
+template <typename T>
+__device__ __forceinline__ void attention(const T *query_key_value, const T *cosine, const T *sine,
+                                          const long long *place, const long long *column, int layer, float *partial,
+                                          int *arrived, T *context, int head_size) {
+    let_next_kernel_start();
+    wait_for_earlier_kernels();
+    const int WIDTH = 16 / sizeof(T);  // numbers in a vector
+    __shared__ float query[ATTENTION_THREADS * 2], group_sum[ATTENTION_THREADS], group_max[ATTENTION_THREADS];
+    __shared__ float group_value[ATTENTION_THREADS * WIDTH];
+    __shared__ bool is_last;
+    const int split = blockIdx.x, head = blockIdx.y, row = blockIdx.z, thread = threadIdx.x;
+    const int capacity = (int)place[0], prefix = (int)place[1], new_key = prefix + (int)column[row], keys = new_key + 1;
+    const long long row_head = (long long)row * gridDim.y + head;
+    T *key_cache = reinterpret_cast<T *>(place[4 + 2 * layer]) + row_head * capacity * head_size;
+    T *value_cache = reinterpret_cast<T *>(place[5 + 2 * layer]) + row_head * capacity * head_size;
+    const unsigned char *key_mask = reinterpret_cast<const unsigned char *>(place[2]);
+    if (key_mask) key_mask += row * place[3] - prefix;
+
+    const int share = max((keys + (int)gridDim.x - 1) / (int)gridDim.x, ATTENTION_SPAN);
+    const int splits = (keys + share - 1) / share;  // that have any keys
+    if (split >= splits) return;
+    const int begin = split * share, end = min(begin + share, keys);
+
+    query_key_value += row_head * 3 * head_size;
+    cosine += row * head_size;
+    sine += row * head_size;
+    for (int i = thread; i < head_size; i += ATTENTION_THREADS) {
+        query[i] =
+            to_float(from_float<T>(rotated(query_key_value, cosine, sine, i, head_size))) / sqrtf((float)head_size);
+        if (end == keys) {
+            key_cache[(long long)new_key * head_size + i] =
+                from_float<T>(rotated(query_key_value + head_size, cosine, sine, i, head_size));
+            value_cache[(long long)new_key * head_size + i] = query_key_value[2 * head_size + i];
+        }
+    }
+    __syncthreads();
+
+    const int lanes = head_size / WIDTH, group = thread / lanes, member = thread % lanes;
+    const int groups = ATTENTION_THREADS / lanes;
+    float part[WIDTH], value[WIDTH] = {}, sum = 0.0f, maximum = MINUS_INFINITY;
+#pragma unroll
+    for (int i = 0; i < WIDTH; i++) part[i] = query[member * WIDTH + i];
+    for (int start = begin; start < end; start += ATTENTION_LOADS * groups) {  // the same for the whole block
+        Pack<T, WIDTH> key_load[ATTENTION_LOADS] = {}, value_load[ATTENTION_LOADS] = {};
+        float score[ATTENTION_LOADS], highest = maximum;
+#pragma unroll
+        for (int i = 0; i < ATTENTION_LOADS; i++) {
+            const int key = start + i * groups + group;
+            const bool visible = key < end && (!key_mask || key < prefix || key_mask[key]);
+            score[i] = visible ? 0.0f : MINUS_INFINITY;
+            if (visible) {
+                key_load[i] = reinterpret_cast<const Pack<T, WIDTH> *>(key_cache + (long long)key * head_size)[member];
+                value_load[i] =
+                    reinterpret_cast<const Pack<T, WIDTH> *>(value_cache + (long long)key * head_size)[member];
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < ATTENTION_LOADS; i++) {
+            float product = 0.0f;
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) product += part[j] * to_float(key_load[i].value[j]);
+            for (int mask = lanes / 2; mask; mask /= 2) product += shuffle_xor(product, mask);
+            score[i] += product;
+            highest = fmaxf(highest, score[i]);
+        }
+        const float base = highest == MINUS_INFINITY ? 0.0f : highest;  // nothing visible yet
+        const float shrink = expf(maximum - base);
+        sum *= shrink;
+#pragma unroll
+        for (int j = 0; j < WIDTH; j++) value[j] *= shrink;
+#pragma unroll
+        for (int i = 0; i < ATTENTION_LOADS; i++) {
+            const float weight = expf(score[i] - base);
+            sum += weight;
+#pragma unroll
+            for (int j = 0; j < WIDTH; j++) value[j] += weight * to_float(value_load[i].value[j]);
+        }
+        maximum = highest;
+    }
+
+    // the groups of the block together
+    if (member == 0) {
+        group_sum[group] = sum;
+        group_max[group] = maximum;
+    }
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) group_value[group * head_size + member * WIDTH + j] = value[j];
+    __syncthreads();
+    partial += row_head * gridDim.x * (head_size + 2);
+    for (int i = thread; i < head_size; i += ATTENTION_THREADS) {
+        float total = 0.0f, block_sum = 0.0f, block_max = MINUS_INFINITY;
+        for (int g = 0; g < groups; g++) block_max = fmaxf(block_max, group_max[g]);
+        for (int g = 0; g < groups; g++) {
+            const float weight = group_max[g] == MINUS_INFINITY ? 0.0f : expf(group_max[g] - block_max);
+            block_sum += weight * group_sum[g];
+            total += weight * group_value[g * head_size + i];
+        }
+        volatile float *block_partial = partial + split * (head_size + 2);
+        block_partial[i] = total;
+        if (i == 0) {
+            block_partial[head_size] = block_sum;
+            block_partial[head_size + 1] = block_max;
+        }
+    }
+
+    // the blocks of the head together, by the last one
+    __threadfence();
+    __syncthreads();
+    if (thread == 0) is_last = atomicAdd(arrived + row_head, 1) == splits - 1;
+    __syncthreads();
+    if (!is_last) return;
+    __threadfence();
+    const volatile float *parts = partial;
+    for (int i = thread; i < head_size; i += ATTENTION_THREADS) {
+        float total = 0.0f, all_sum = 0.0f, all_max = MINUS_INFINITY;
+        for (int s = 0; s < splits; s++) all_max = fmaxf(all_max, parts[s * (head_size + 2) + head_size + 1]);
+        for (int s = 0; s < splits; s++) {
+            const float block_max = parts[s * (head_size + 2) + head_size + 1];
+            const float weight = block_max == MINUS_INFINITY ? 0.0f : expf(block_max - all_max);
+            all_sum += weight * parts[s * (head_size + 2) + head_size];
+            total += weight * parts[s * (head_size + 2) + i];
+        }
+        context[row_head * head_size + i] = from_float<T>(total / all_sum);
+    }
+    if (thread == 0) arrived[row_head] = 0;
+}
+
+#define ATTENTION(NAME, T)                                                                                       \
+    extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS)                                              \
+        NAME(const T *query_key_value, const T *cosine, const T *sine, const long long *place,                   \
+             const long long *column, int layer, float *partial, int *arrived, T *context, int head_size) {      \
+        attention<T>(query_key_value, cosine, sine, place, column, layer, partial, arrived, context, head_size); \
+    }
+
+ATTENTION(attention_half, half_t)
+ATTENTION(attention_bfloat16, bfloat16_t)
+ATTENTION(attention_float, float)

@@ -1,0 +1,589 @@
+"""ChatGLM-6B's tokenizer, its prompt text, and a decoder that turns token ids into text one at a time.
+
+A text's way through this file: `build_prompt` joins a question and its history, `ChatGLMTokenizer.encode_chat` drops
+the oldest rounds until the prompt fits and returns ids, and `IncrementalDecoder` turns generated ids into text again.
+
+Shape legend: `b` batch, `s` tokens in a sequence.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
+from transformers.utils import is_torch_tensor, to_py_obj
+
+VOCAB_FILES_NAMES = {"vocab_file": "ice_text.model"}
+
+# The vocabulary spells white space that SentencePiece would drop as tokens of their own.
+NEW_LINE = "<n>"
+TAB = "<|tab|>"
+LONGEST_BLANK = 80
+FORMATTING = {NEW_LINE: "\n", TAB: "\t"} | {f"<|blank_{k}|>": " " * k for k in range(2, LONGEST_BLANK + 1)}
+_BLANKS = re.compile(f" {{2,{LONGEST_BLANK}}}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_FORMATTING_SPELLING = re.compile("(?<=<)(?=" + "|".join(re.escape(token[1:]) for token in FORMATTING) + ")")
+
+WORD_START = "▁"
+REPLACEMENT_CHARACTER = "\ufffd"
+
+# A mask over s tokens has s * s elements: beyond this length (64 MiB) an ordinary 0/1 mask says the same.
+LONGEST_FULL_MASK = 8192
+
+History = Sequence[Sequence[str | None]]
+
+
+class PromptTooLongError(ValueError):
+    """The newest question alone fills the model's token budget.
+
+    Attributes:
+        tokens: tokens of the prompt without any history.
+        limit: tokens that prompt and answer may have together.
+    """
+
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"the question has {tokens} tokens, but prompt and answer together may have max_length = {limit}; "
+            f"please reduce the length of the question or raise max_length"
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.tokens, self.limit)
+
+
+def build_prompt(query: str, history: History | None = None) -> str:
+    """Join a question and the rounds before it into the prompt text of ChatGLM-6B.
+
+    Args:
+        query: the newest question.
+        history: earlier rounds as (question, answer) pairs, oldest first; None in a pair counts as "".
+
+    Returns:
+        The bare question without history, else `[Round i]\\n问：…\\n答：…` lines that end after the last `答：`.
+
+    Raises:
+        ValueError: query is no string, or an item of history is no pair of strings.
+    """
+    if not isinstance(query, str):
+        raise ValueError(f"query must be a string, got {type(query).__name__}: {query!r:.80}")
+    rounds = _checked_history(history)
+    if not rounds:
+        return query
+    answered = "".join(_round_text(number, question, answer) + "\n" for number, (question, answer) in enumerate(rounds))
+    return answered + _round_text(len(rounds), query, "")
+
+
+def _round_text(number: int, question: str, answer: str) -> str:
+    return f"[Round {number}]\n问：{question}\n答：{answer}"
+
+
+def _checked_history(history: History | None) -> list[tuple[str, str]]:
+    """Return history as (question, answer) string pairs, or raise a ValueError that names the wrong item."""
+    if history is None:
+        return []
+    expected = "(question, answer), a tuple or list of two strings"
+    if isinstance(history, str) or not isinstance(history, Iterable):
+        raise ValueError(f"history must be a list of {expected}; got {type(history).__name__}: {history!r:.80}")
+    rounds = []
+    for index, item in enumerate(history):
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise ValueError(f"history[{index}] must be {expected}; got {type(item).__name__}: {item!r:.80}")
+        if not all(part is None or isinstance(part, str) for part in item):
+            raise ValueError(f"history[{index}] must be {expected}; got parts {item!r:.80}")
+        rounds.append((item[0] or "", item[1] or ""))
+    return rounds
+
+
+class IncrementalDecoder:
+    """Turn token ids into text one at a time, in constant time for each.
+
+    The pieces that `put` and `end` return add up to `tokenizer.decode(ids)`, whatever the ids are. A character whose
+    bytes are spread over several tokens is returned when it is complete; U+FFFD appears only for bytes that can no
+    longer become a character (one for each byte, as SentencePiece does).
+
+    Args:
+        tokenizer: the tokenizer that the ids belong to.
+    """
+
+    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._bytes = b""
+        self._started = False
+
+    def put(self, token_id: int) -> str:
+        """Take the next token id and return the text that is final now, possibly ""."""
+        return self.put_surface(self._tokenizer.surface(token_id))
+
+    def put_surface(self, surface: str | bytes | None) -> str:
+        """Take the next token as `ChatGLMTokenizer.surface` gives it and return the text that is final now."""
+        if surface is None:
+            return ""
+        if isinstance(surface, bytes):
+            self._bytes += surface
+            text = self._take_characters(ended=False)
+        else:
+            text = self._take_characters(ended=True)
+            if not self._started and not text:
+                surface = surface.removeprefix(WORD_START)  # the dummy space that encoding put before the text
+            text += surface.replace(WORD_START, " ")
+        self._started = self._started or text != ""
+        return text
+
+    def end(self) -> str:
+        """Return what is left when no more tokens come: U+FFFD for each byte of an unfinished character."""
+        text = self._take_characters(ended=True)
+        self._started = self._started or text != ""
+        return text
+
+    def _take_characters(self, ended: bool) -> str:
+        """Decode pending bytes up to the first character that is unfinished but still possible."""
+        text = ""
+        while self._bytes:
+            try:
+                text += self._bytes.decode("utf-8")
+                self._bytes = b""
+            except UnicodeDecodeError as error:
+                text += self._bytes[: error.start].decode("utf-8")
+                self._bytes = self._bytes[error.start :]
+                if error.reason == "unexpected end of data" and not ended:
+                    break
+                text += REPLACEMENT_CHARACTER
+                self._bytes = self._bytes[1:]
+        return text
+
+
+class ChatGLMTokenizer(PreTrainedTokenizer):
+    """SentencePiece tokenizer of ChatGLM-6B, for its current and its first vocabulary layout.
+
+    Calling it gives the original's ids, `[gMASK] <sop>` at the end, left padding, 2-D `position_ids` [b, 2, s] and a
+    bool `attention_mask` [b, 1, s, s] where True means blocked. In a plain call the spellings `<sop>`, `<eop>`,
+    `<pad>`, `<unk>` and `[MASK]` are control tokens, as in the original; text that people type goes through
+    `encode_text`, `encode_prompt` or `encode_chat`, where they stay text.
+
+    Args:
+        vocab_file: path of the SentencePiece model `ice_text.model`.
+        do_lower_case: lower-case text before encoding it.
+        remove_space: join words by single spaces before encoding text.
+        bos_token, eos_token, end_token, gmask_token, mask_token, pad_token, unk_token: spellings in the vocabulary.
+        num_image_tokens: ids before the text vocabulary: 0 today, 20000 in the first release, whose
+            tokenizer_config.json does not name it (hence the default).
+
+    Raises:
+        ValueError: the vocabulary file is missing, a Git LFS pointer, no SentencePiece model, or another model's.
+    """
+
+    vocab_files_names = VOCAB_FILES_NAMES
+    model_input_names = ["input_ids", "attention_mask", "position_ids"]
+    padding_side = "left"
+
+    def __init__(
+        self,
+        vocab_file: str | None = None,
+        do_lower_case: bool = False,
+        remove_space: bool = False,
+        bos_token: str | AddedToken = "<sop>",
+        eos_token: str | AddedToken = "<eop>",
+        end_token: str | AddedToken = "</s>",
+        gmask_token: str | AddedToken = "[gMASK]",
+        mask_token: str | AddedToken = "[MASK]",
+        pad_token: str | AddedToken = "<pad>",
+        unk_token: str | AddedToken = "<unk>",
+        num_image_tokens: int = 20000,
+        **kwargs: Any,
+    ) -> None:
+        # transformers 5 hands over tokens that it has no attribute for under this key. They must not reach the base
+        # class, which would match their spelling in text: the original gives "[gMASK]" in a plain call as text.
+        own_tokens = dict(kwargs.pop("model_specific_special_tokens", None) or {})
+        end_token = own_tokens.pop("end_token", end_token)
+        gmask_token = own_tokens.pop("gmask_token", gmask_token)
+        eop_token = own_tokens.pop("eop_token", kwargs.pop("eop_token", None))
+        if eop_token is not None:  # compat: the first release called </s> eos_token and <eop> eop_token
+            end_token, eos_token = eos_token, eop_token
+        if own_tokens:
+            kwargs["model_specific_special_tokens"] = own_tokens
+
+        if num_image_tokens < 0:
+            raise ValueError(f"num_image_tokens must be at least 0, got {num_image_tokens}")
+        self.vocab_file = vocab_file
+        self.do_lower_case = do_lower_case
+        self.remove_space = remove_space
+        self.end_token = str(end_token)
+        self.gmask_token = str(gmask_token)
+        self.num_image_tokens = num_image_tokens
+        # The base class asks for the vocabulary while it is set up, so it has to be there before.
+        control_tokens = [str(token) for token in (bos_token, eos_token, end_token, gmask_token, mask_token, pad_token)]
+        self.sentencepiece = load_vocabulary(vocab_file, control_tokens, str(kwargs.get("name_or_path", "")))
+
+        named = {"bos_token": bos_token, "eos_token": eos_token, "mask_token": mask_token}
+        named = {name: str(token) for name, token in (named | {"pad_token": pad_token, "unk_token": unk_token}).items()}
+        added = dict(kwargs.get("added_tokens_decoder", {}))
+        for token in named.values():
+            # compat: a control token in a plain call swallows the white space on both sides.
+            token_id = num_image_tokens + self.sentencepiece.piece_to_id(token)
+            added[token_id] = AddedToken(token, lstrip=True, rstrip=True, normalized=False, special=True)
+        kwargs["added_tokens_decoder"] = added
+        # Answers hold code and numbers: " ." must not become "." in them.
+        kwargs.setdefault("clean_up_tokenization_spaces", False)
+        super().__init__(**named, **kwargs)
+        self.init_kwargs.update(
+            do_lower_case=do_lower_case,
+            remove_space=remove_space,
+            end_token=self.end_token,
+            gmask_token=self.gmask_token,
+            num_image_tokens=num_image_tokens,
+        )
+
+    # Vocabulary
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids before added tokens, image tokens included."""
+        return self.num_image_tokens + self.sentencepiece.get_piece_size()
+
+    @property
+    def gmask_token_id(self) -> int:
+        """Id of [gMASK], after which the answer is generated."""
+        return self.convert_tokens_to_ids(self.gmask_token)
+
+    @property
+    def end_token_id(self) -> int:
+        """Id of </s>."""
+        return self.convert_tokens_to_ids(self.end_token)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return every token's id, added tokens included."""
+        images = [f"<image_{index}>" for index in range(self.num_image_tokens)]
+        pieces = self.sentencepiece.id_to_piece(list(range(self.sentencepiece.get_piece_size())))
+        return {token: index for index, token in enumerate(images + pieces)} | self.added_tokens_encoder
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
+        """Write the SentencePiece model into a folder and return its path."""
+        name = (f"{filename_prefix}-" if filename_prefix else "") + VOCAB_FILES_NAMES["vocab_file"]
+        path = os.path.join(save_directory, name)
+        with open(path, "wb") as file:
+            file.write(self.sentencepiece.serialized_model_proto())
+        return (path,)
+
+    def _convert_token_to_id(self, token: str) -> int:
+        if token.startswith("<image_") and token[7:-1].isdecimal() and int(token[7:-1]) < self.num_image_tokens:
+            return int(token[7:-1])
+        return self.num_image_tokens + self.sentencepiece.piece_to_id(token)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        if 0 <= index < self.num_image_tokens:
+            return f"<image_{index}>"
+        if self.num_image_tokens <= index < self.vocab_size:
+            return self.sentencepiece.id_to_piece(index - self.num_image_tokens)
+        return ""  # a padding row of the embedding
+
+    # Text to ids
+
+    def _spell_formatting(self, text: str) -> str:
+        """Spell line breaks, tabs and runs of spaces as the vocabulary's tokens."""
+        if _SURROGATE.search(text):  # SentencePiece takes valid Unicode only: join pairs, replace single ones
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        if self.remove_space:
+            text = " ".join(text.split())
+        if self.do_lower_case:
+            text = text.lower()
+        text = text.replace("\n", NEW_LINE).replace("\t", TAB)
+        return _BLANKS.sub(lambda blanks: f"<|blank_{len(blanks.group())}|>", text)
+
+    def _tokenize(self, text: str, **kwargs: Any) -> list[str]:
+        return self.sentencepiece.encode(self._spell_formatting(text), out_type=str)
+
+    def encode(self, *args: Any, **kwargs: Any) -> list[int]:
+        """Return the ids alone (see the base class), without computing a mask that nobody gets."""
+        kwargs.setdefault("return_attention_mask", False)
+        return super().encode(*args, **kwargs)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Encode what a person typed; no part of it becomes a control token, and none is added.
+
+        Equal to `encode(text, add_special_tokens=False)` unless the text spells tokens: `<sop>`, `<eop>`, `<pad>`,
+        `<unk>`, `[MASK]` and `[gMASK]` stay text, and so do `<n>`, `<|tab|>` and `<|blank_k|>`, which the plain call
+        turns into white space.
+
+        Args:
+            text: any text.
+
+        Returns:
+            ids, int[s].
+        """
+        first, *others = _FORMATTING_SPELLING.split(text)
+        ids = self.sentencepiece.encode(self._spell_formatting(first), out_type=int)
+        new_line = self.sentencepiece.piece_to_id(NEW_LINE)
+        for part in others:
+            # Encoded after a line break, a part gets no dummy space; the break's ids are dropped again.
+            after_break = self.sentencepiece.encode(NEW_LINE + self._spell_formatting(part), out_type=int)
+            ids += after_break[after_break.index(new_line) + 1 :]
+        return [self.num_image_tokens + index for index in ids]
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Encode a prompt text for generation: `encode_text(prompt)`, then [gMASK] and <sop>."""
+        return self.encode_text(prompt) + [self.gmask_token_id, self.bos_token_id]
+
+    def encode_chat(
+        self,
+        query: str,
+        history: History | None = None,
+        max_length: int | None = None,
+        reserve: int | None = None,
+    ) -> tuple[list[int], int]:
+        """Encode a question and as many of the newest rounds before it as leave room for the answer.
+
+        Args:
+            query: the newest question, never cut.
+            history: earlier rounds, oldest first, as for `build_prompt`.
+            max_length: tokens that prompt and answer may have together; None for no limit.
+            reserve: tokens kept free for the answer, at least 1; by default an eighth of max_length. A question that
+                reaches into them is still answered, with its history dropped.
+
+        Returns:
+            (ids int[s], number of rounds dropped from the start of history).
+
+        Raises:
+            PromptTooLongError: the question alone leaves no token for an answer.
+            ValueError: query or history has a wrong type, or max_length or reserve is below 1.
+        """
+        rounds = _checked_history(history)
+        if max_length is None:
+            return self.encode_prompt(build_prompt(query, rounds)), 0
+        if max_length < 1:
+            raise ValueError(f"max_length must be at least 1, got {max_length}")
+        reserve = max(1, max_length // 8) if reserve is None else reserve
+        if reserve < 1:
+            raise ValueError(f"reserve must be at least 1, got {reserve}")
+
+        bare = self.encode_prompt(build_prompt(query))
+        if len(bare) >= max_length:
+            raise PromptTooLongError(len(bare), max_length)
+        if not rounds:
+            return bare, 0
+
+        # Count rounds from the newest until they fill the budget, so that a long history costs no more than a prompt.
+        # Rounds are numbered anew, so each counts at least as it does with the number 0 ...
+        budget = max_length - reserve
+        line_start = len(self.encode_text("\n"))
+        used, dropped = len(bare), len(rounds)
+        while dropped and used <= budget:
+            dropped -= 1
+            used += len(self.encode_text(f"\n{_round_text(0, *rounds[dropped])}\n")) - line_start
+        # ... and the prompts themselves decide.
+        while dropped < len(rounds):
+            ids = self.encode_prompt(build_prompt(query, rounds[dropped:]))
+            if len(ids) <= budget:
+                return ids, dropped
+            dropped += 1
+        return bare, dropped
+
+    # Special tokens, padding, masks
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """Return `prompt [gMASK] <sop>`, and for a pair `prompt [gMASK] <sop> answer <eop>`."""
+        ids = list(token_ids_0) + [self.gmask_token_id, self.bos_token_id]
+        return ids if token_ids_1 is None else ids + list(token_ids_1) + [self.eos_token_id]
+
+    def get_special_tokens_mask(
+        self,
+        token_ids_0: list[int],
+        token_ids_1: list[int] | None = None,
+        already_has_special_tokens: bool = False,
+    ) -> list[int]:
+        """Return 1 where `build_inputs_with_special_tokens` adds a token and 0 elsewhere."""
+        if already_has_special_tokens:
+            added = {self.gmask_token_id, *self.all_special_ids}
+            return [int(token_id in added) for token_id in token_ids_0]
+        mask = [0] * len(token_ids_0) + [1, 1]
+        return mask if token_ids_1 is None else mask + [0] * len(token_ids_1) + [1]
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: Any = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        *,
+        return_attention_mask: bool | None = None,
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> BatchEncoding:
+        """Pad `input_ids` on the left and derive `attention_mask` and `position_ids` from them.
+
+        Masks and positions that come in are replaced: both follow from the ids.
+
+        Args:
+            encoded_inputs: one encoding, a batch of them as a dict of lists, or a list of dicts.
+            padding, max_length, pad_to_multiple_of, return_attention_mask, return_tensors: as in the base class.
+
+        Returns:
+            `input_ids`, `attention_mask` bool[1, s, s] (True is blocked; above 8192 tokens an ordinary int64[s] where
+            1 is a token) and `position_ids` int64[2, s], of one sequence or as lists over a batch; tensors get a
+            leading dimension b.
+        """
+        if isinstance(encoded_inputs, (list, tuple)) and encoded_inputs:
+            encoded_inputs = {key: [example[key] for example in encoded_inputs] for key in encoded_inputs[0]}
+        features = {
+            key: value for key, value in encoded_inputs.items() if key not in ("attention_mask", "position_ids")
+        }
+        features = super().pad(features, padding, max_length, pad_to_multiple_of, return_attention_mask=False, **kwargs)
+        if return_attention_mask is None:
+            return_attention_mask = "attention_mask" in self.model_input_names
+        input_ids = features["input_ids"]
+        if return_tensors is None:  # tensors come back as they came in
+            return_tensors = "pt" if is_torch_tensor(input_ids) else "np" if isinstance(input_ids, np.ndarray) else None
+        if return_attention_mask:
+            input_ids = to_py_obj(input_ids)
+            if input_ids and isinstance(input_ids[0], (list, tuple)):
+                features["attention_mask"] = [self._attention_mask(ids) for ids in input_ids]
+                features["position_ids"] = [self._position_ids(ids) for ids in input_ids]
+            else:
+                features["attention_mask"] = self._attention_mask(input_ids)
+                features["position_ids"] = self._position_ids(input_ids)
+        return BatchEncoding(dict(features), tensor_type=return_tensors)
+
+    def _context(self, ids: list[int]) -> tuple[int, int]:
+        """Return how many pads stand at the start of ids, and how many tokens before <sop>."""
+        pad_token_id, bos_token_id = self.pad_token_id, self.bos_token_id
+        pads = next((index for index, token_id in enumerate(ids) if token_id != pad_token_id), len(ids))
+        return pads, ids.index(bos_token_id) if bos_token_id in ids else len(ids)
+
+    def _attention_mask(self, ids: list[int]) -> np.ndarray:
+        """Block pads, and what comes later than a token unless it belongs to the prompt."""
+        pads, context = self._context(ids)
+        if len(ids) > LONGEST_FULL_MASK:
+            return (np.arange(len(ids)) >= pads).astype(np.int64)
+        blocked = ~np.tri(len(ids), dtype=bool)
+        blocked[:, :context] = False
+        blocked[:, :pads] = True
+        blocked[:pads] = True
+        return blocked[None]  # [1, s, s]
+
+    def _position_ids(self, ids: list[int]) -> np.ndarray:
+        """Count prompt positions, which stop at the mask token, and answer positions, which start at <sop>."""
+        pads, context = self._context(ids)
+        positions = np.maximum(np.arange(len(ids), dtype=np.int64) - pads, 0)
+        mask_token_id = self.gmask_token_id if self.gmask_token_id in ids else self.mask_token_id
+        if mask_token_id in ids:
+            positions[context:] = positions[ids.index(mask_token_id)]
+        answer_positions = np.maximum(np.arange(len(ids), dtype=np.int64) - context + 1, 0)
+        return np.stack([positions, answer_positions])  # [2, s]
+
+    # Ids to text
+
+    def surface(self, token_id: int) -> str | bytes | None:
+        """Return what a token adds to a text.
+
+        Returns:
+            A string in which ▁ stands for a space ("" for a control token), one byte for a token of the byte
+            fallback, or None where there is nothing to show: padding, image tokens, rows beyond the vocabulary.
+        """
+        if token_id >= self.vocab_size:
+            return self.convert_ids_to_tokens(token_id) or None  # an added token, or a padding row of the embedding
+        index = token_id - self.num_image_tokens
+        if index < 0 or token_id == self.pad_token_id:
+            return None
+        return self._piece_surface(index)
+
+    def _piece_surface(self, index: int) -> str | bytes:
+        if self.sentencepiece.is_control(index):
+            return ""
+        piece = self.sentencepiece.id_to_piece(index)
+        if self.sentencepiece.is_byte(index):
+            return bytes([int(piece[3:-1], 16)])
+        if self.sentencepiece.is_unknown(index):
+            return self.sentencepiece.decode([index])
+        return FORMATTING.get(piece, piece)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """Join tokens into text; a token that the vocabulary does not have is text itself."""
+        decoder = IncrementalDecoder(self)
+        text = ""
+        for token in tokens:
+            token_id = self.convert_tokens_to_ids(token)
+            unknown = token_id == self.unk_token_id and token != self.unk_token
+            text += decoder.put_surface((token or None) if unknown else self.surface(token_id))
+        return text + decoder.end()
+
+    def decode(
+        self,
+        token_ids: Any,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **kwargs: Any,
+    ) -> str | list[str]:
+        """Turn ids into text.
+
+        Args:
+            token_ids: an id, a sequence of ids, or a batch of sequences; lists, arrays or tensors.
+            skip_special_tokens: also leave out <unk>; other control tokens never show.
+            clean_up_tokenization_spaces: remove spaces before English punctuation; off by default.
+            kwargs: accepted as in the base class, without effect.
+
+        Returns:
+            The text, or a list of texts for a batch. Padding rows, image tokens and negative ids (labels that are
+            ignored) give nothing.
+        """
+        ids = to_py_obj(token_ids)
+        if isinstance(ids, int):
+            ids = [ids]
+        if len(ids) and isinstance(ids[0], (list, tuple)):
+            return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces, **kwargs) for row in ids]
+        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        decoder = IncrementalDecoder(self)
+        text = "".join([decoder.put(int(token_id)) for token_id in ids if token_id not in skipped]) + decoder.end()
+        if clean_up_tokenization_spaces is None:
+            clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
+        return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
+
+
+def load_vocabulary(
+    vocab_file: str | None, control_tokens: Sequence[str], name_or_path: str = ""
+) -> sentencepiece.SentencePieceProcessor:
+    """Read a SentencePiece model and check that it is ChatGLM's.
+
+    Args:
+        vocab_file: its path.
+        control_tokens: spellings that it must hold as control tokens.
+        name_or_path: where the tokenizer is loaded from, for messages.
+
+    Raises:
+        ValueError: it is missing, a Git LFS pointer, no SentencePiece model, or lacks tokens.
+    """
+    download = "download ice_text.model of THUDM/chatglm-6b (about 2.7 MB) to this place"
+    if vocab_file is None or not os.path.isfile(vocab_file):
+        place = vocab_file or os.path.join(name_or_path, VOCAB_FILES_NAMES["vocab_file"])
+        raise ValueError(f"vocabulary file {place} is missing: {download}")
+    with open(vocab_file, "rb") as file:
+        data = file.read()
+    if data.startswith(b"version https://git-lfs"):
+        raise ValueError(f"vocabulary file {vocab_file} is a Git LFS pointer: run `git lfs pull`, or {download}")
+    processor = sentencepiece.SentencePieceProcessor()
+    try:
+        # From bytes, so that Python and not the C++ library opens paths with unusual characters.
+        processor.LoadFromSerializedProto(data)
+    except RuntimeError as error:
+        raise ValueError(
+            f"vocabulary file {vocab_file} ({len(data)} bytes) is not a SentencePiece model: {download}"
+        ) from error
+    missing = [token for token in control_tokens if not processor.is_control(processor.piece_to_id(token))]
+    missing += [token for token in FORMATTING if processor.piece_to_id(token) == processor.unk_id()]
+    if missing:
+        raise ValueError(
+            f"vocabulary file {vocab_file} is not ChatGLM's: it lacks the special tokens {', '.join(missing[:6])}"
+            f"{f' and {len(missing) - 6} more' if len(missing) > 6 else ''}; {download}"
+        )
+    return processor
+
+
+# save_pretrained then copies this file and names it in tokenizer_config.json, so that a saved folder loads by itself.
+ChatGLMTokenizer.register_for_auto_class("AutoTokenizer")

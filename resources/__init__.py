@@ -1,0 +1,1 @@
+"""Pictures, and the recipe of the mini checkpoint."""

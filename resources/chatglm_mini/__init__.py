@@ -1,0 +1,1 @@
+"""The recipe of the embedded mini checkpoint: corpus, vocabulary, training and evaluation."""

@@ -1,0 +1,1 @@
+"""One module for each skill; every module exposes it as `SKILL`."""

@@ -1,0 +1,89 @@
+"""Translate everyday words and phrases both ways between Chinese and English."""
+
+import random
+import unicodedata
+from functools import partial
+
+from ..dialogue import Dialogue
+from ..tables import table
+from ..wording import draw_core, mentions, question, request, words
+
+# (Chinese, English): both unique, so that both directions have one right answer.
+ENTRIES = [tuple(line.split(" = ")) for line in table("translation")]
+
+# (language of the question, target language): wordings of both splits, wordings of the test split only.
+WORDINGS = {
+    ("zh", "en"): (
+        (
+            "{x}用英语怎么说", "“{x}”用英语怎么说", "{x}的英文是什么", "“{x}”的英文是什么", "{x}英语怎么说", "英语里{x}怎么说",
+            "把“{x}”翻译成英文", "把{x}翻译成英语", "翻译成英文：{x}", "请翻译成英语：{x}", "{x}翻译成英文是什么", "“{x}”用英文怎么讲",
+            "怎么用英语说“{x}”", "请把“{x}”译成英文", "中译英：{x}", "{x}的英语单词是什么",
+        ),
+        ("“{x}”的英语怎么说", "请把{x}翻译成英文", "用英语怎么说“{x}”", "把“{x}”译成英语", "英文怎么说{x}"),
+    ),
+    ("zh", "zh"): (
+        (
+            "{x}是什么意思", "“{x}”是什么意思", "{x}的中文是什么", "“{x}”用中文怎么说", "{x}用中文怎么说", "英语{x}是什么意思",
+            "把“{x}”翻译成中文", "把{x}翻译成汉语", "翻译成中文：{x}", "请翻译成汉语：{x}", "{x}翻译成中文是什么", "{x}的中文意思是什么",
+            "请把“{x}”译成中文", "英译中：{x}", "{x}这个词怎么翻译", "“{x}”的汉语怎么说",
+        ),
+        ("请把{x}翻译成中文", "英文“{x}”是什么意思", "“{x}”的中文意思是什么", "把“{x}”译成汉语", "{x}的汉语意思是什么"),
+    ),
+    ("en", "en"): (
+        (
+            "How do you say {x} in English", 'How do you say "{x}" in English', "What is {x} in English", "Translate {x} into English",
+            'Translate "{x}" into English', "What does {x} mean", 'What does "{x}" mean in English', "What is the English word for {x}",
+            "How do I say {x} in English", "Translate into English: {x}", "{x} in English", "What is the English for {x}",
+            "Translate to English: {x}", "What's the meaning of {x}",
+        ),
+        ('What is "{x}" in English', "How would you say {x} in English", "Translate the Chinese {x} into English",
+         "What does the Chinese {x} mean in English"),
+    ),
+    ("en", "zh"): (
+        (
+            "How do you say {x} in Chinese", 'How do you say "{x}" in Chinese', "What is {x} in Chinese", "Translate {x} into Chinese",
+            'Translate "{x}" into Chinese', "What is the Chinese word for {x}", 'What is the Chinese for "{x}"',
+            "How do I say {x} in Chinese", "Translate into Chinese: {x}", "{x} in Chinese", "What is {x} called in Chinese",
+            "Translate to Chinese: {x}", "How is {x} said in Mandarin",
+        ),
+        ('What is "{x}" in Chinese', "How would you say {x} in Chinese", "Translate the word {x} into Chinese",
+         "What's the Chinese word for {x}"),
+    ),
+}  # fmt: skip
+_ANSWERS = {"zh": "“{x}”翻译成{target}是：{y}", "en": '"{x}" in {target} is: {y}'}
+_TARGETS = {("zh", "en"): "英文", ("zh", "zh"): "中文", ("en", "en"): "English", ("en", "zh"): "Chinese"}
+
+
+class Translation:
+    """Entries are a closed list that training sees; test cases are entries in wordings that it never saw them in."""
+
+    name = "translation"
+    title_en = "Translation of everyday words and phrases"
+    title_zh = "日常词语翻译"
+    weight = 5.0
+
+    def sample(self, rng: random.Random, split: str) -> Dialogue:
+        """Draw one entry, a direction and a wording."""
+        asked, target = rng.choice(tuple(WORDINGS))
+        chinese, english = rng.choice(ENTRIES)
+        source, wanted = (chinese, english) if target == "en" else (english, chinese)
+        seen, unseen = WORDINGS[asked, target]
+        core = ""
+        while not core:
+            core = draw_core(rng, split, seen, unseen, x=source.rstrip("？?"))
+        answer = _ANSWERS[asked].format(x=source.rstrip("？?"), target=_TARGETS[asked, target], y=wanted)
+        if core[-1] in '”"' or "：" in core or ":" in core:
+            text = core
+        elif core.startswith(("把", "请", "Translate")):
+            text = request(rng, core, asked)
+        else:
+            text = question(rng, core, asked)
+        return Dialogue(((text, answer),), partial(_is_right, wanted=wanted))
+
+
+def _is_right(answer: str, wanted: str) -> bool:
+    *introduction, translation = unicodedata.normalize("NFKC", answer).rsplit(":", 1)
+    return words(translation) == words(wanted) if introduction else mentions(translation, wanted)
+
+
+SKILL = Translation()

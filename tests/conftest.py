@@ -1,0 +1,71 @@
+"""Fixtures that the whole test run shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests marked `cuda` where there is no CUDA device."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """Return the folder with the original's outputs; its own README says what is in it."""
+    folder = Path(os.environ.get("CHATGLM_REFERENCE", ROOT.parent / "shared" / "reference"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder} (set CHATGLM_REFERENCE)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(reference):
+    """Return the reference checkpoint (the real vocabulary, 2 layers, random weights) in float32."""
+    from transformers import AutoModel
+
+    import chatglm  # noqa: F401  (registers the classes)
+
+    return AutoModel.from_pretrained(reference / "tiny-chatglm").float().eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(reference):
+    """Return the reference checkpoint's tokenizer."""
+    from transformers import AutoTokenizer
+
+    import chatglm  # noqa: F401
+
+    return AutoTokenizer.from_pretrained(reference / "tiny-chatglm")
+
+
+@pytest.fixture
+def random_model():
+    """Return a fresh model of 3 layers and 120 tokens with random weights, large enough to tell outputs apart."""
+    from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = ChatGLMConfig(
+        vocab_size=120,
+        hidden_size=32,
+        num_layers=3,
+        num_attention_heads=2,
+        bos_token_id=104,
+        eos_token_id=105,
+        pad_token_id=3,
+        max_sequence_length=2048,
+    )
+    model = ChatGLMForConditionalGeneration(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.4)
+    return model.eval()

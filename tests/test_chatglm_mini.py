@@ -1,0 +1,210 @@
+"""The mini checkpoint's recipe: a corpus that repeats, the real vocabulary's layout, a run that survives a kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+
+from chatglm.tokenization_chatglm import ChatGLMTokenizer
+from resources.chatglm_mini.corpus import all_skills, draw_dialogues, unseen_dialogues
+from resources.chatglm_mini.dialogue import in_split, is_held_out, numbered_items, select_from
+from resources.chatglm_mini.evaluate import evaluate
+from resources.chatglm_mini.optimizer import orthogonalize
+from resources.chatglm_mini.train import STATE, VOCABULARY, Recipe, encode, micro_batches
+from resources.chatglm_mini.vocabulary import split_message
+
+ROOT = Path(__file__).resolve().parents[1]
+CHECKPOINT = ROOT / "chatglm"
+WEIGHTS = CHECKPOINT / "model.safetensors"
+MEGABYTE = 1_000_000
+
+embedded = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"no embedded checkpoint at {WEIGHTS}")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> ChatGLMTokenizer:
+    return ChatGLMTokenizer(str(CHECKPOINT / VOCABULARY), num_image_tokens=0)
+
+
+def test_draw_dialogues_repeats_for_a_step() -> None:
+    first, again = (draw_dialogues(seed=3, step=5, count=200) for _ in range(2))
+    assert [dialogue.turns for dialogue in first] == [dialogue.turns for dialogue in again]
+
+
+def test_draw_dialogues_differs_between_steps_and_seeds() -> None:
+    draws = [draw_dialogues(seed, step, 50) for seed, step in ((0, 0), (0, 1), (1, 0))]
+    assert len({tuple(dialogue.turns for dialogue in draw) for draw in draws}) == 3
+
+
+def test_corpus_never_asks_an_evaluated_question() -> None:
+    trained = {dialogue.turns for step in range(200) for dialogue in draw_dialogues(0, step, 96)}
+    evaluated = {dialogue.turns for skill in all_skills().values() for dialogue in unseen_dialogues(skill, 100, 1)}
+    assert not trained & evaluated
+
+
+@pytest.mark.parametrize("name", sorted(all_skills()))
+def test_unseen_dialogues_are_enough_and_differ(name: str) -> None:
+    dialogues = list(unseen_dialogues(all_skills()[name], 100, seed=1))
+    assert len({dialogue.turns for dialogue in dialogues}) == 100
+
+
+def test_is_held_out_is_the_same_on_every_machine() -> None:
+    # crc32 of "123456789" is the check value of the algorithm, 0xCBF43926 = 3421780262
+    assert not is_held_out("123456789")
+    assert is_held_out("123456789", one_in=2)
+    assert sum(is_held_out(value) for value in range(10_000)) == pytest.approx(1000, rel=0.1)
+
+
+def test_in_split_refuses_an_unknown_split() -> None:
+    with pytest.raises(ValueError, match='"train" or "test", got \'dev\''):
+        in_split("value", "dev")
+
+
+def test_select_from_holds_out_one_in_ten_and_at_least_one() -> None:
+    for count in (2, 9, 30):
+        values = [f"value {index}" for index in range(count)]
+        held_out = select_from(values, "test")
+        assert len(held_out) == max(1, count // 10)
+        assert sorted(select_from(values, "train") + held_out) == sorted(values)
+
+
+def test_numbered_items_stop_at_a_gap() -> None:
+    assert numbered_items("好的：\n1. 散步\n2、喝水\n4. 睡觉") == ["散步", "喝水"]
+
+
+def test_orthogonalize_moves_singular_values_towards_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((16, 48), (48, 16)):
+        values = torch.linalg.svdvals(orthogonalize(torch.randn(shape) * 1e-3, torch.float32))
+        assert values.min() > 0.5 and values.max() < 1.3
+
+
+def test_micro_batches_keep_every_example_and_label_answers_only() -> None:
+    examples = [([10 + i] * (i % 7 + 2), [50 + i] * (i % 5 + 1)) for i in range(30)]
+    seen = []
+    for input_ids, labels in micro_batches(examples, pad_token_id=3, micro_tokens=64):
+        assert input_ids.numel() <= 64
+        for ids, label in zip(input_ids.tolist(), labels.tolist(), strict=True):
+            answer = [value for value in label if value != -100]
+            ids = [value for value in ids if value != 3]
+            assert ids[-len(answer) :] == answer == label[-len(answer) :]
+            seen.append((ids[: -len(answer)], answer))
+    assert sorted(seen) == sorted(examples)
+
+
+@embedded
+def test_vocabulary_has_special_tokens_where_the_real_one_has_them() -> None:
+    model = sentencepiece.SentencePieceProcessor(model_file=str(CHECKPOINT / VOCABULARY))
+    pieces = [model.id_to_piece(index) for index in range(model.get_piece_size())]
+    blanks = [f"<|blank_{length}|>" for length in range(2, 81)]
+    control = ["[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>"]
+    assert pieces[:5] == ["<unk>", "<s>", "</s>", "<pad>", "<n>"]
+    assert pieces[-256:] == [f"<0x{byte:02X}>" for byte in range(256)]
+    assert pieces[-256 - 88 : -256] == [*control, "<|tab|>", *blanks]
+    assert [index for index in range(len(pieces)) if model.is_control(index)] == [
+        *(1, 2, 3),
+        *range(len(pieces) - 256 - 88, len(pieces) - 256 - 80),
+    ]
+
+
+@embedded
+def test_vocabulary_order_is_the_reference_order(reference: Path) -> None:
+    """Field 1 of the file holds the pieces in order; the ends of both files must agree, but for their learnt pieces."""
+
+    def pieces(path: Path) -> list[bytes]:
+        return [
+            next(value for number, _, value in split_message(payload) if number == 1)
+            for field, _, payload in split_message(path.read_bytes())
+            if field == 1
+        ]
+
+    real, ours = pieces(reference / "tiny-chatglm" / VOCABULARY), pieces(CHECKPOINT / VOCABULARY)
+    assert ours[:5] == real[:5]
+    assert ours[-344:] == real[-344:]
+
+
+@embedded
+@pytest.mark.parametrize(
+    "text", ["你好，世界！", "It's 25 + 17 = 42.", "罕见的字：齉龘", "emoji 👋🎉", "line\nbreak\tand    blanks"]
+)
+def test_vocabulary_spells_any_text(tokenizer: ChatGLMTokenizer, text: str) -> None:
+    ids = tokenizer.encode_text(text)
+    assert tokenizer.unk_token_id not in ids
+    # NFKC, as in the real vocabulary, makes full-width punctuation half-width.
+    assert tokenizer.decode(ids) == text.replace("，", ",").replace("！", "!").replace("：", ":")
+
+
+@embedded
+def test_encode_ends_prompt_and_answer(tokenizer: ChatGLMTokenizer) -> None:
+    prompt, answer = encode(tokenizer, draw_dialogues(0, 0, 1)[0])
+    assert prompt[-2:] == [tokenizer.gmask_token_id, tokenizer.bos_token_id]
+    assert answer[-1] == tokenizer.eos_token_id
+
+
+@embedded
+def test_checkpoint_fits_its_budget() -> None:
+    assert WEIGHTS.stat().st_size <= 20 * MEGABYTE
+
+
+@embedded
+def test_checkpoint_answers_unseen_cases() -> None:
+    """A sample of the published evaluation: 8 unseen cases per skill, other cases than the table's."""
+    results = evaluate(CHECKPOINT, cases=8, seed=20)
+    right, cases = sum(result.right for result in results), sum(result.cases for result in results)
+    assert len(results) == len(all_skills())
+    assert right / cases >= 0.8, [(result.skill.name, result.right) for result in results]
+
+
+def tiny_run(output: Path, *options: str) -> list[str]:
+    """Return the command line of a run of 20 small steps with the vocabulary of the embedded checkpoint."""
+    shape = ["--hidden-size", "32", "--num-layers", "2", "--num-attention-heads", "2", "--processes", "1"]
+    command = [sys.executable, "-m", "resources.chatglm_mini.train", "--output", str(output), "--cases", "0"]
+    return [*command, "--steps", "20", "--dialogues", "8", *shape, *options]
+
+
+def losses(output: Path) -> list[float]:
+    return torch.load(output / ".training" / STATE, weights_only=True)["losses"]
+
+
+@embedded
+def test_run_killed_and_resumed_gives_the_same_losses(tmp_path: Path) -> None:
+    for name in ("whole", "killed"):
+        (tmp_path / name / ".training").mkdir(parents=True)
+        (tmp_path / name / ".training" / VOCABULARY).write_bytes((CHECKPOINT / VOCABULARY).read_bytes())
+    subprocess.run(tiny_run(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
+
+    process = subprocess.Popen(tiny_run(tmp_path / "killed", "--save-every", "0"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / ".training" / STATE).exists():
+        assert process.poll() is None and time.monotonic() < deadline, "the run ended before its first checkpoint"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < len(losses(tmp_path / "killed")) < 20
+    subprocess.run(tiny_run(tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True)
+
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "whole")[-1] < losses(tmp_path / "whole")[0]
+
+
+def test_run_refuses_the_state_of_another_recipe(tmp_path: Path) -> None:
+    work = tmp_path / ".training"
+    work.mkdir()
+    (work / VOCABULARY).write_bytes(b"unused")
+    torch.save({"recipe": {**Recipe().__dict__, "steps": 7}}, work / STATE)
+    # The vocabulary is read first, so take a real one where there is one.
+    if (CHECKPOINT / VOCABULARY).exists():
+        (work / VOCABULARY).write_bytes((CHECKPOINT / VOCABULARY).read_bytes())
+    else:
+        pytest.skip("no embedded vocabulary")
+    run = subprocess.run(tiny_run(tmp_path), cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "another recipe" in run.stderr and "steps" in run.stderr

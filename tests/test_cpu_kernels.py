@@ -1,0 +1,370 @@
+"""The CPU kernels: every path against exact arithmetic, garbage in outputs, compiling, and failing to compile."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatglm import cpu_kernels
+from chatglm.quantization import dequantize_weight, quantize_weight
+
+ROOT = Path(__file__).resolve().parent.parent
+NUMBER_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+# rows, columns, outputs: one row and many, blocks of 512 columns whole and cut, tiles of outputs whole and cut
+SHAPES = [
+    (1, 512, 16),
+    (1, 1030, 33),
+    (2, 34, 7),
+    (3, 2, 1),
+    (7, 4096, 17),
+    (12, 1536, 64),
+    (13, 514, 130),
+    (257, 640, 65),
+]
+
+
+def needs_compiler():
+    if not cpu_kernels.find_compilers():
+        pytest.skip("no C compiler")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    needs_compiler()
+    assert cpu_kernels.library() is not None
+
+
+def relative_error(actual, expected):
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())
+
+
+def random_weight(outputs, columns, bits):
+    """Return random bytes, so that every value occurs, -8 and -128 included."""
+    weight = torch.randint(-128, 128, (outputs, columns * bits // 8), dtype=torch.int8)
+    return weight, (torch.rand(outputs) * 0.01 + 0.001).half()
+
+
+def exact(input, weight, weight_scale, bits, bias):
+    return input.double() @ dequantize_weight(weight, weight_scale, bits).double().T + bias.double()
+
+
+def every_path():
+    return cpu_kernels.supported_paths() if cpu_kernels.find_compilers() else ()
+
+
+# -- products ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows, columns, outputs", SHAPES)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("path", every_path())
+def test_linear_is_close_to_exact_arithmetic(path, bits, rows, columns, outputs):
+    torch.manual_seed(0)
+    weight, weight_scale = random_weight(outputs, columns, bits)
+    input, bias = torch.randn(rows, columns), torch.randn(outputs) * 0.01
+    output = cpu_kernels.linear(input, weight, weight_scale, bits, bias, path=path)
+    assert relative_error(output, exact(input, weight, weight_scale, bits, bias)) < 0.01
+    portable = cpu_kernels.linear(input, weight, weight_scale, bits, bias, path="portable")
+    assert relative_error(output, portable) < 2e-6  # the same integers, summed in another order
+
+
+@pytest.mark.parametrize("dtype", NUMBER_TYPES)
+@pytest.mark.parametrize("path", every_path())
+def test_linear_takes_and_returns_every_number_type(path, dtype):
+    torch.manual_seed(0)
+    weight, weight_scale = random_weight(50, 700, 4)
+    input, bias = torch.randn(2, 3, 700).to(dtype), torch.randn(50).to(dtype)
+    output = cpu_kernels.linear(input, weight, weight_scale, 4, bias, path=path)
+    assert output.dtype == dtype and output.shape == (2, 3, 50)
+    in_float32 = cpu_kernels.linear(input.float(), weight, weight_scale, 4, bias.float(), path=path)
+    assert torch.equal(output, in_float32.to(dtype))  # rounded once, to nearest even
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 16])
+@pytest.mark.parametrize("columns", [512, 4096])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("path", every_path())
+def test_linear_is_accurate_with_channels_100_times_larger(path, bits, columns, channels):
+    torch.manual_seed(channels)
+    packed, weight_scale = quantize_weight(torch.randn(256, columns), bits)
+    input = torch.randn(16, columns)
+    input[:, torch.randperm(columns)[:channels]] *= 100
+    output = cpu_kernels.linear(input, packed, weight_scale, bits, path=path)
+    assert relative_error(output, exact(input, packed, weight_scale, bits, torch.zeros(256))) < 0.02
+
+
+@pytest.mark.parametrize("distribution", ["normal", "after gelu", "heavy-tailed"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_linear_is_accurate_at_the_real_shape(bits, distribution):
+    torch.manual_seed(0)
+    packed, weight_scale = quantize_weight(torch.randn(512, 4096), bits)
+    input = torch.randn(4, 4096)
+    if distribution == "after gelu":
+        input = torch.nn.functional.gelu(input)
+    elif distribution == "heavy-tailed":
+        input = torch.distributions.StudentT(3.0).sample((4, 4096))
+    output = cpu_kernels.linear(input, packed, weight_scale, bits)
+    assert relative_error(output, exact(input, packed, weight_scale, bits, torch.zeros(512))) < 0.01
+
+
+@pytest.mark.parametrize("path", every_path())
+def test_linear_assigns_every_output(monkeypatch, path):
+    """Outputs and scratch full of NaN bytes: none of them may shine through."""
+    torch.manual_seed(0)
+    weight, weight_scale = random_weight(67, 520, 4)
+    real_empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **kwargs: real_empty(*size, **kwargs).fill_(-1))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size: torch.full(size, torch.nan, dtype=self.dtype))
+    for rows in (1, 5, 30):
+        input = torch.randn(rows, 520)
+        output = cpu_kernels.linear(input, weight, weight_scale, 4, path=path)
+        assert relative_error(output, exact(input, weight, weight_scale, 4, torch.zeros(67))) < 0.01
+
+
+@pytest.mark.parametrize("path", every_path())
+def test_linear_reads_nothing_behind_the_last_row(path):
+    """The weights end where a page ends, and the next page may not be read."""
+    libc = ctypes.CDLL(None)
+    page, rows, columns = mmap.PAGESIZE, 3, 1030
+    pages = mmap.mmap(-1, 4 * page)
+    base = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+    assert libc.mprotect(ctypes.c_void_p(base + 3 * page), ctypes.c_size_t(page), 0) == 0
+    torch.manual_seed(0)
+    original, weight_scale = random_weight(rows, columns, 4)
+    bytes_at_end = (ctypes.c_int8 * original.numel()).from_address(base + 3 * page - original.numel())
+    weight = torch.frombuffer(bytes_at_end, dtype=torch.int8).view(rows, -1)
+    weight.copy_(original)
+    for count in (1, 4, 20):
+        input = torch.randn(count, columns)
+        output = cpu_kernels.linear(input, weight, weight_scale, 4, path=path)
+        assert torch.equal(output, cpu_kernels.linear(input, original, weight_scale, 4, path=path))
+
+
+@pytest.mark.parametrize("path", every_path())
+def test_linear_does_not_depend_on_other_rows_or_threads(path):
+    torch.manual_seed(0)
+    weight, weight_scale = random_weight(100, 1024, 4)
+    input = torch.randn(11, 1024)
+    together = cpu_kernels.linear(input, weight, weight_scale, 4, path=path)
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            assert torch.equal(cpu_kernels.linear(input, weight, weight_scale, 4, path=path), together)
+    finally:
+        torch.set_num_threads(threads)
+    alone = torch.cat([cpu_kernels.linear(row[None], weight, weight_scale, 4, path=path) for row in input])
+    assert relative_error(alone, together) < 1e-6
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("path", every_path())
+def test_linear_lets_nan_and_infinity_through(path, value):
+    weight, weight_scale = random_weight(20, 600, 4)
+    for rows in (2, 20):
+        input = torch.ones(rows, 600)
+        input[1, 555] = value
+        output = cpu_kernels.linear(input, weight, weight_scale, 4, path=path)
+        assert output[1].isnan().all() and output[0].isfinite().all()
+
+
+def test_linear_of_nothing_is_nothing():
+    weight, weight_scale = random_weight(20, 64, 4)
+    assert cpu_kernels.linear(torch.empty(0, 64), weight, weight_scale, 4).shape == (0, 20)
+    zeros = cpu_kernels.linear(torch.zeros(2, 64), weight, weight_scale, 4)
+    assert torch.equal(zeros, torch.zeros(2, 20))
+
+
+# -- attention of one token -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("b, h, d, capacity, position", [(1, 4, 128, 64, 40), (3, 2, 16, 20, 7), (2, 1, 256, 8, 0)])
+@pytest.mark.parametrize("dtype", NUMBER_TYPES)
+def test_decode_attention_equals_its_reference(dtype, b, h, d, capacity, position, masked):
+    torch.manual_seed(0)
+    mixed, keys, values = (
+        torch.randn(size).to(dtype) for size in ((b, h, 3, d), (b, h, capacity, d), (b, h, capacity, d))
+    )
+    angle = torch.rand(b, d)
+    rotary = angle.cos().to(dtype), angle.sin().to(dtype)
+    mask = None
+    if masked:
+        mask = torch.rand(b, position + 9) > 0.4
+        mask[:, position] = True
+        mask = mask[:, : position + 1]
+    expected_keys, expected_values = keys.clone(), values.clone()
+    expected = cpu_kernels.decode_attention_reference(mixed, rotary, expected_keys, expected_values, position, mask)
+    context = cpu_kernels.decode_attention(mixed, rotary, keys, values, position, mask)
+    tolerance = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
+    assert relative_error(context, expected) < tolerance
+    assert relative_error(keys, expected_keys) < tolerance and torch.equal(values, expected_values)
+
+
+@torch.no_grad()
+def test_decode_attention_survives_scores_far_apart():
+    """A score 200 above the others takes all the weight, and e^-200 does no harm."""
+    keys, values = torch.zeros(1, 1, 4, 16), torch.arange(64.0).view(1, 1, 4, 16)
+    mixed = torch.zeros(1, 1, 3, 16)
+    mixed[0, 0, 0, 0], keys[0, 0, 2, 0] = 40.0, 20.0
+    context = cpu_kernels.decode_attention(mixed, (torch.ones(1, 16), torch.zeros(1, 16)), keys, values, 3, None)
+    assert torch.allclose(context[0, 0], torch.arange(32.0, 48.0))
+
+
+# -- compiling --------------------------------------------------------------------------------------------------------
+
+
+def run_python(code, **environment):
+    """Run code in a fresh interpreter, with a small product at hand, and return what it writes."""
+    start = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from chatglm import cpu_kernels, quantization
+def product():
+    torch.manual_seed(0)
+    packed, weight_scale = quantization.quantize_weight(torch.randn(8, 64), 4)
+    return quantization.quantized_linear(torch.ones(2, 64), packed, weight_scale, 4)
+"""
+    variables = {**os.environ, **environment}
+    command = [sys.executable, "-c", start + code, str(ROOT)]
+    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def output_of(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def test_library_is_compiled_once_quietly_and_privately(tmp_path):
+    """Two processes start at once; a third finds the result."""
+    both = [run_python("print(product().sum().item())", XDG_CACHE_HOME=str(tmp_path)) for _ in range(2)]
+    results = [output_of(process) for process in both]
+    assert results[0][0] == results[1][0] and float(results[0][0]) != 0
+    assert not any(err for _, err in results)
+    folder = tmp_path / "chatglm" / "cpu"
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    [library] = folder.iterdir()
+    before = library.stat().st_mtime_ns
+    assert output_of(run_python("print(product().sum().item())", XDG_CACHE_HOME=str(tmp_path))) == results[0]
+    assert [library] == list(folder.iterdir()) and library.stat().st_mtime_ns == before
+
+
+def test_library_is_not_taken_from_a_folder_that_others_can_write_to(tmp_path):
+    folder = tmp_path / "chatglm" / "cpu"
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    out, err = output_of(run_python("print(product().sum().item())", XDG_CACHE_HOME=str(tmp_path)))
+    assert float(out) != 0 and not err
+    assert not list(folder.iterdir())
+
+
+def test_without_a_compiler_pytorch_computes_after_one_warning(tmp_path):
+    code = "print(product().sum().item()); product(); print(cpu_kernels.available(torch.float32))"
+    out, err = output_of(run_python(code, XDG_CACHE_HOME=str(tmp_path), PATH=str(tmp_path)))
+    value, available = out.split()
+    assert available == "False" and err.count("\n") == 1
+    assert "no C compiler found: install gcc" in err
+    expected, _ = output_of(run_python("print(product().sum().item())"))
+    assert float(value) == pytest.approx(float(expected), rel=0.01)
+
+
+def test_without_openmp_one_thread_computes_after_one_warning(tmp_path):
+    compiler = cpu_kernels.find_compilers()[0]
+    wrapper = tmp_path / "gcc"
+    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *-fopenmp*) exit 1;; esac\nexec {compiler} "$@"\n')
+    wrapper.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for tool in ("ld", "as"):
+        if shutil.which(tool):
+            (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    path = f"{tmp_path}{os.pathsep}{tmp_path / 'bin'}"
+    out, err = output_of(
+        run_python("product(); print(product().sum().item())", XDG_CACHE_HOME=str(tmp_path), PATH=path)
+    )
+    assert err.count("\n") == 1 and "use one CPU core: the C compiler has no OpenMP. Install gcc" in err
+    expected, _ = output_of(run_python("print(product().sum().item())"))
+    assert out == expected
+
+
+def test_a_broken_compiler_is_reported_with_its_message(tmp_path):
+    for name in ("gcc", "cc", "clang"):
+        (tmp_path / name).write_text("#!/bin/sh\necho the disk is on fire >&2\nexit 3\n")
+        (tmp_path / name).chmod(0o755)
+    out, err = output_of(run_python("print(product().numel())", XDG_CACHE_HOME=str(tmp_path), PATH=f"{tmp_path}:/bin"))
+    assert out == "16\n" and "the C compiler fails" in err and "the disk is on fire" in err
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/maps")
+def test_kernels_share_the_threads_of_pytorch():
+    """No second OpenMP library for the kernels, and no threads beyond PyTorch's."""
+    code = """
+import os
+torch.set_num_threads(2)
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)
+threads = len(os.listdir("/proc/self/task"))
+before = {line.split()[-1] for line in open("/proc/self/maps") if "omp" in line}
+packed, weight_scale = quantization.quantize_weight(torch.randn(4096, 4096), 4)
+quantization.quantized_linear(torch.ones(64, 4096), packed, weight_scale, 4)
+after = {line.split()[-1] for line in open("/proc/self/maps") if "omp" in line}
+print(len(os.listdir("/proc/self/task")) - threads, sorted(after - before))
+"""
+    out, _ = output_of(run_python(code))
+    assert out.strip() == "0 []"
+
+
+def test_every_function_compiles_without_warnings_for_every_machine_at_hand(tmp_path):
+    source = str(ROOT / "chatglm" / cpu_kernels.SOURCE)
+    compilers = [path for name in ("gcc", "clang", "aarch64-linux-gnu-gcc") if (path := shutil.which(name))]
+    for compiler in compilers:
+        command = [
+            compiler,
+            "-O1",
+            "-Wall",
+            "-Wextra",
+            "-Wno-psabi",
+            "-Werror",
+            "-c",
+            source,
+            "-o",
+            str(tmp_path / "o"),
+        ]
+        result = subprocess.run(command, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64-static")),
+    reason="needs gcc for aarch64 and qemu (apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user-static)",
+)
+@pytest.mark.parametrize("architecture", ["armv8-a", "armv8.2-a+dotprod"])
+def test_neon_equals_portable(tmp_path, architecture):
+    program = tmp_path / "program"
+    test = ROOT / "tests" / "neon_kernels.c"
+    options = ["-O2", f"-march={architecture}", "-static", "-o", str(program), str(test), "-lm"]
+    subprocess.run(["aarch64-linux-gnu-gcc", *options], check=True)
+    result = subprocess.run(["qemu-aarch64-static", str(program)], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 and result.stdout.count("equal") == 10, result.stdout
+
+
+def test_find_source_looks_into_checkpoints(tmp_path, monkeypatch):
+    """A module in transformers' cache of remote code has no kernels beside it."""
+    monkeypatch.setattr(cpu_kernels, "__file__", str(tmp_path / "modules" / "cpu_kernels.py"))
+    monkeypatch.setattr(cpu_kernels, "_checkpoints", [])
+    with pytest.raises(cpu_kernels.KernelError, match="quantization_kernels.c is neither"):
+        cpu_kernels.find_source()
+    checkpoint = tmp_path / "a checkpoint.v1 模型"
+    (checkpoint / "kernels").mkdir(parents=True)
+    (checkpoint / cpu_kernels.SOURCE).write_text("int x;")
+    cpu_kernels.look_in(str(tmp_path / "elsewhere"))
+    cpu_kernels.look_in(str(checkpoint))
+    assert cpu_kernels.find_source() == checkpoint / cpu_kernels.SOURCE

@@ -1,0 +1,529 @@
+"""Tests of engine.py against the library's own generation, one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import threading
+import time
+
+import pytest
+import torch
+from serving import wait_until, write_lively_checkpoint
+
+import engine as serving_engine
+from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
+from engine import BatchCache, Engine, ReadPrompt, Request, StopText, TidyText, draw
+
+QUESTIONS = ["你好", "1 + 1", "hello there", "天气怎么样？", "a", "晚上睡不着应该怎么办", "x y z", "北京在哪里"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serving") / "small"
+    model = write_lively_checkpoint(folder)
+    return model, ChatGLMTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture
+def engines(checkpoint):
+    """Return a function that makes engines, closed at the end."""
+    made = []
+
+    def make(model=None, tokenizer=None, **arguments) -> Engine:
+        made.append(Engine(model or checkpoint[0], tokenizer or checkpoint[1], **arguments))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def ids_of(answer) -> list[int]:
+    return [token.token_id for piece in answer for token in piece.logprobs]
+
+
+def greedy(prompt_ids: list[int], max_tokens: int = 24, **more) -> Request:
+    return Request(prompt_ids, max_tokens=max_tokens, temperature=0, logprobs=0, **more)
+
+
+def generate(model, prompt_ids: list[int], max_tokens: int = 24, **more) -> list[int]:
+    """Return the library's own greedy answer, without the end token."""
+    ids = model.generate(torch.tensor([prompt_ids]), max_length=len(prompt_ids) + max_tokens, do_sample=False, **more)
+    answer = ids[0, len(prompt_ids) :].tolist()
+    return answer[:-1] if answer[-1] == model.config.eos_token_id else answer
+
+
+class SlowModel:
+    """Let the forward pass of a model's first layer take a while, so that answers can be caught running."""
+
+    def __init__(self, model, seconds: float) -> None:
+        self.seconds, self.passes = seconds, 0
+        self.hook = model.transformer.layers[0].register_forward_pre_hook(self.wait)
+
+    def wait(self, *_) -> None:
+        self.passes += 1
+        time.sleep(self.seconds)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.hook.remove()
+
+
+# Equality with the library
+
+
+def test_greedy_batch_of_16_equals_alone(checkpoint, engines):
+    model, tokenizer = checkpoint
+    prompts = [tokenizer.encode_prompt(f"{question}{number}") for number in range(2) for question in QUESTIONS]
+    expected = [generate(model, prompt) for prompt in prompts]
+    answers = engines(max_batch_size=16).submit(*map(greedy, prompts))
+    assert [ids_of(answer) for answer in answers] == expected
+    assert len({len(prompt) for prompt in prompts}) > 3 and len({tuple(ids) for ids in expected}) > 8
+
+
+def test_greedy_batch_equals_alone_on_the_reference_model(tiny_model, tiny_tokenizer, engines):
+    prompts = [tiny_tokenizer.encode_prompt(f"{question}{number}") for number in range(2) for question in QUESTIONS]
+    expected = [generate(tiny_model, prompt, 12) for prompt in prompts]
+    answers = engines(tiny_model, tiny_tokenizer, max_batch_size=16).submit(*(greedy(ids, 12) for ids in prompts))
+    assert [ids_of(answer) for answer in answers] == expected
+
+
+@pytest.mark.parametrize("projection", [False, True])
+def test_greedy_equals_alone_with_a_prefix_encoder(random_model, checkpoint, engines, projection):
+    torch.manual_seed(1)
+    model, tokenizer = checkpoint
+    config = type(model.config).from_dict(model.config.to_dict() | {"pre_seq_len": 5, "prefix_projection": projection})
+    tuned = ChatGLMForConditionalGeneration(config).eval()
+    tuned.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        for parameter in tuned.transformer.prefix_encoder.parameters():
+            parameter.normal_(std=0.5)
+    prompts = [tokenizer.encode_prompt(question) for question in QUESTIONS]
+    expected = [generate(tuned, prompt) for prompt in prompts]
+    assert expected != [generate(model, prompt) for prompt in prompts]
+    assert [ids_of(answer) for answer in engines(tuned).submit(*map(greedy, prompts))] == expected
+
+
+def test_greedy_is_the_same_when_answers_join_and_leave(checkpoint, engines):
+    """More requests than places, of different lengths, submitted at random moments by several threads."""
+    model, tokenizer = checkpoint
+    engine, lengths, found = engines(max_batch_size=3), random.Random(0), {}
+    wanted = {(f"{question}{number}", lengths.randint(1, 30)) for number in range(3) for question in QUESTIONS}
+
+    def ask(question: str, length: int) -> None:
+        time.sleep(lengths.random() / 10)
+        found[question, length] = ids_of(engine.submit(greedy(tokenizer.encode_prompt(question), length)))
+
+    threads = [threading.Thread(target=ask, args=pair) for pair in wanted]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {(text, size): generate(model, tokenizer.encode_prompt(text), size) for text, size in wanted}
+    assert engine.batch_size == 0 and engine.cache.keys == []
+
+
+def test_repetition_penalty_equals_the_librarys(checkpoint, engines):
+    model, tokenizer = checkpoint
+    prompts = [tokenizer.encode_prompt(question) for question in QUESTIONS]
+    expected = [generate(model, prompt, repetition_penalty=1.3) for prompt in prompts]
+    assert expected != [generate(model, prompt) for prompt in prompts]
+    answers = engines().submit(*(greedy(prompt, repetition_penalty=1.3) for prompt in prompts))
+    assert [ids_of(answer) for answer in answers] == expected
+
+
+def test_text_equals_chat(checkpoint, engines):
+    model, tokenizer = checkpoint
+    for question in QUESTIONS:
+        expected, _ = model.chat(tokenizer, question, temperature=0, max_new_tokens=40)
+        answer = engines().submit(Request(tokenizer.encode_prompt(question), 40, temperature=0))
+        assert "".join(piece.text for piece in answer) == expected
+
+
+def test_half_precision_differs_only_in_ties(checkpoint, engines):
+    """In bfloat16 a batch rounds differently: where it parts from the answer alone, the two tokens are a tie."""
+    model, tokenizer = checkpoint
+    half = ChatGLMForConditionalGeneration(model.config).bfloat16().eval()
+    half.load_state_dict(model.state_dict())
+    prompts = [tokenizer.encode_prompt(f"{question}{number}") for number in range(2) for question in QUESTIONS]
+    answers = engines(half, max_batch_size=16).submit(*map(greedy, prompts))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids, expected = ids_of(answer), generate(half, prompt)
+        if ids == expected:
+            continue
+        same = next(index for index, pair in enumerate(zip(ids, expected, strict=False)) if pair[0] != pair[1])
+        with torch.no_grad():
+            logits = half(torch.tensor([prompt + expected[:same]])).logits[0, -1].float()
+        step = logits.abs().max() * 2**-7  # a few of bfloat16's 8 bits, after 2 layers
+        assert abs(logits[ids[same]] - logits[expected[same]]) <= 4 * step
+
+
+# Sampling
+
+
+def test_seed_gives_the_same_answer_whatever_else_is_served(checkpoint, engines):
+    _, tokenizer = checkpoint
+    engine = engines(max_batch_size=16)
+
+    def request(question: str, seed: int) -> Request:
+        return Request(tokenizer.encode_prompt(question), 24, seed=seed, logprobs=0, temperature=1.2, top_p=0.9)
+
+    alone = [ids_of(engine.submit(request(question, seed))) for seed, question in enumerate(QUESTIONS)]
+    others = [Request(tokenizer.encode_prompt(f"z{number}"), 5 + number) for number in range(8)]
+    together = engine.submit(*others, *(request(question, seed) for seed, question in enumerate(QUESTIONS)))[8:]
+    assert [ids_of(answer) for answer in together] == alone
+    assert len({tuple(ids) for ids in alone}) == len(alone)
+    assert ids_of(engine.submit(request(QUESTIONS[0], 99))) != alone[0]
+
+
+def test_draw_follows_the_distribution():
+    """Frequencies of 20,000 draws against the nucleus computed by hand."""
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    numbers = torch.rand(20_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = probabilities.expand(20_000, 4), torch.tensor([7, 2, 9, 4]).expand(20_000, 4)
+    drawn, covered = draw(*rows, torch.full((20_000, 1), 0.7, dtype=torch.float64), numbers)
+    assert all(covered) and set(drawn) == {7, 2}  # 0.5 is too little, 0.8 is enough
+    assert drawn.count(7) / len(drawn) == pytest.approx(0.5 / 0.8, abs=0.015)
+    drawn, _ = draw(*rows, torch.full((20_000, 1), 1.0, dtype=torch.float64), numbers)
+    for token, share in zip([7, 2, 9, 4], probabilities.tolist(), strict=True):
+        assert drawn.count(token) / len(drawn) == pytest.approx(share, abs=0.015)
+
+
+def test_draw_says_when_the_candidates_do_not_suffice():
+    some = torch.tensor([[0.2, 0.1]]), torch.tensor([[1, 2]])
+    numbers = torch.tensor([[0.5]], dtype=torch.float64)
+    assert draw(*some, torch.tensor([[0.29]], dtype=torch.float64), numbers)[1] == [True]
+    assert draw(*some, torch.tensor([[0.9]], dtype=torch.float64), numbers)[1] == [False]
+
+
+def test_top_p_0_is_greedy_and_tiny_temperature_too(checkpoint, engines):
+    model, tokenizer = checkpoint
+    prompt = tokenizer.encode_prompt("你好")
+    for more in ({"top_p": 0.0}, {"temperature": 1e-12}):
+        request = Request(prompt, 24, **({"temperature": 2.0, "logprobs": 0} | more))
+        assert ids_of(engines().submit(request)) == generate(model, prompt)
+
+
+def test_language_keeps_to_it(checkpoint, engines):
+    _, tokenizer = checkpoint
+    for seed in range(4):
+        request = Request(tokenizer.encode_prompt("你好"), 60, temperature=3.0, top_p=1.0, seed=seed)
+        mixed = "".join(piece.text for piece in engines().submit(request))
+        assert re.search("[a-zA-Z]", mixed) and re.search("[\u4e00-\u9fff]", mixed)
+        request.language = "zh"
+        assert not re.search("[a-zA-Z]", "".join(piece.text for piece in engines().submit(request)))
+
+
+def test_logprobs_are_the_models(checkpoint, engines):
+    model, tokenizer = checkpoint
+    prompt = tokenizer.encode_prompt("你好")
+    answer = engines().submit(Request(prompt, 10, seed=1, temperature=2.0, logprobs=3))
+    tokens = [token for piece in answer for token in piece.logprobs]
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + [token.token_id for token in tokens]])).logits[0]
+    for index, token in enumerate(tokens):
+        expected = logits[len(prompt) - 1 + index].log_softmax(-1)
+        assert token.logprob == pytest.approx(float(expected[token.token_id]), abs=1e-4)
+        assert [likely for likely, _ in token.likeliest] == expected.topk(3).indices.tolist()
+
+
+# Text
+
+
+@pytest.mark.parametrize("map_punctuation", [True, False])
+def test_tidy_text_adds_up_to_process_response(map_punctuation):
+    """Random texts of the characters that matter, cut at random places."""
+    dice, tidy = random.Random(0), ChatGLMForConditionalGeneration.process_response
+    alphabet = ["中", "文", ",", "!", ":", ";", "?", " ", "\n", "a", "[", "]", "[[训练时间]]", "[[训练", "，", "。"]
+    for _ in range(3000):
+        parts = [dice.choice(alphabet) for _ in range(dice.randint(0, 12))]
+        stream = TidyText(tidy, map_punctuation)
+        pieces = [stream.put(part) for part in parts] + [stream.put("", ended=True)]
+        assert "".join(pieces) == tidy("".join(parts), map_punctuation), parts
+
+
+def test_stop_text_is_found_across_parts():
+    dice = random.Random(0)
+    for _ in range(3000):
+        text = "".join(dice.choice("abc") for _ in range(dice.randint(0, 14)))
+        stop = tuple("".join(dice.choice("abc") for _ in range(dice.randint(1, 4))) for _ in range(dice.randint(0, 3)))
+        # the text before the stop that is complete first; of several that end there, the longest
+        ends = [(text.find(word) + len(word), text.find(word)) for word in stop if word in text]
+        expected = text[: min(ends)[1]] if ends else text
+        finder, found, rest = StopText(stop), "", text
+        while rest and not finder.found:
+            size = dice.randint(1, 3)
+            found += finder.put(rest[:size])
+            rest = rest[size:]
+            assert expected.startswith(found)
+        if not finder.found:
+            found += finder.put("", ended=True)
+        assert (found, finder.found) == (expected, bool(ends)), (text, stop)
+
+
+def test_stop_ends_an_answer_and_frees_its_place(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine, prompt = engines(), tokenizer.encode_prompt("你好")
+    whole = "".join(piece.text for piece in engine.submit(Request(prompt, 60, seed=3, temperature=1.5)))
+    stop = whole[5:8]  # across token borders
+    answer = engine.submit(Request(prompt, 60, seed=3, temperature=1.5, stop=(stop,)))
+    pieces = list(answer)
+    assert "".join(piece.text for piece in pieces) == whole[: whole.index(stop)]
+    assert pieces[-1].finish_reason == "stop"
+    wait_until(lambda: engine.batch_size == 0)
+
+
+def test_finish_reasons(checkpoint, engines):
+    model, tokenizer = checkpoint
+    prompt = tokenizer.encode_prompt("你好")
+    answer = engines().submit(greedy(prompt, 3))
+    assert list(answer)[-1].finish_reason == "length" and answer.completion_tokens == 3
+    engine = engines()
+    engine.end_ids = {generate(model, prompt)[2]}
+    answer = engine.submit(greedy(prompt, 24))
+    assert list(answer)[-1].finish_reason == "stop" and answer.completion_tokens == 2
+
+
+def test_the_models_limit_ends_an_answer(checkpoint, engines, monkeypatch):
+    model, tokenizer = checkpoint
+    prompt = tokenizer.encode_prompt("你好")
+    monkeypatch.setattr(model.config, "max_sequence_length", len(prompt) + 7)
+    engine = engines()
+    engine.end_ids = set()
+    answer = engine.submit(greedy(prompt, None))
+    assert list(answer)[-1].finish_reason == "length" and answer.completion_tokens == 7
+    with pytest.raises(PromptTooLongError, match="reduce the length"):
+        engine.submit(Request(prompt + [5] * 7))
+
+
+# Prompts
+
+
+def test_prompt_read_in_slices_equals_forward(checkpoint):
+    model, tokenizer = checkpoint
+    prompt = tokenizer.encode_prompt("天气" * 40)
+    with torch.inference_mode():
+        reading, slices = ReadPrompt(model, prompt), 1
+        while not reading.advance(0):
+            slices += 1
+        expected = model(torch.tensor([prompt]), output_hidden_states=True)
+    assert slices == len(model.transformer.layers)
+    torch.testing.assert_close(reading.logits, expected.logits[0, -1])
+    hidden = model.transformer(torch.tensor([prompt])).last_hidden_state
+    torch.testing.assert_close(reading.embedding, hidden[0].mean(0).detach())
+
+
+def test_running_answers_go_on_while_a_long_prompt_is_read(checkpoint, engines, monkeypatch):
+    """Between two layers of the long prompt, each running answer gets a token."""
+    model, tokenizer = checkpoint
+    monkeypatch.setattr(serving_engine, "SHORTEST_SLICE", 0.0)
+    engine, events = engines(), []
+    long_prompt = tokenizer.encode_prompt("天气" * 300)
+
+    def note(module, inputs) -> None:
+        events.append("layer of the prompt" if inputs[0].shape[1] > 100 else "token")
+
+    hooks = [layer.register_forward_pre_hook(note) for layer in model.transformer.layers]
+    first_hook = SlowModel(model, 0.005)
+    try:
+        engine.end_ids = set()
+        running = engine.submit(greedy(tokenizer.encode_prompt("你好"), 100))
+        next(running)
+        engine.step_seconds = 0.0
+        late = engine.submit(greedy(long_prompt, 2))
+        list(late)
+        running.cancel()
+        list(running)
+    finally:
+        first_hook.hook.remove()
+        for hook in hooks:
+            hook.remove()
+    places = [index for index, name in enumerate(events) if name == "layer of the prompt"]
+    assert len(places) == len(model.transformer.layers)
+    assert all("token" in events[one:other] for one, other in zip(places, places[1:], strict=False))
+
+
+def test_identical_prompts_are_read_once(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine, prompt, reads = engines(), tokenizer.encode_prompt("你好" * 20), []
+    hook = model.transformer.layers[0].register_forward_pre_hook(lambda _, inputs: reads.append(inputs[0].shape[1]))
+    try:
+        expected = ids_of(engine.submit(greedy(prompt)))
+        answers = engine.submit(*(greedy(prompt) for _ in range(3)))
+        assert all(ids_of(answer) == expected for answer in answers)
+    finally:
+        hook.remove()
+    assert reads.count(len(prompt)) == 1 and all(answer.cached for answer in answers)
+
+
+def test_prompt_cache_is_bounded(checkpoint, engines):
+    _, tokenizer = checkpoint
+    engine = engines(prompt_cache_bytes=60_000)
+    for number in range(30):
+        list(engine.submit(greedy(tokenizer.encode_prompt(f"天气{number}" * 5), 1)))
+    held = sum(prompt.bytes() for prompt in engine.prompts.prompts.values())
+    assert held == engine.prompts.size <= 60_000 and len(engine.prompts.prompts) > 1
+
+
+def test_batch_cache_leaves_nothing_behind(checkpoint):
+    """After rows have come and gone, what the columns beyond a row's tokens hold is zero."""
+    model, tokenizer = checkpoint
+    dice, cache = random.Random(0), BatchCache()
+    with torch.inference_mode():
+        for _ in range(40):
+            if cache.row_lengths and dice.random() < 0.45:
+                cache.remove_row(dice.randrange(len(cache.row_lengths)))
+            else:
+                prompt = ReadPrompt(model, tokenizer.encode_prompt("天" * dice.randint(1, 60)))
+                prompt.advance(60)
+                cache.append_row(prompt)
+            for buffer in cache.keys + cache.values:
+                for row in range(buffer.shape[0]):
+                    length = cache.row_lengths[row] if row < len(cache.row_lengths) else 0
+                    assert not buffer[row, :, length:].any() and (length == 0 or buffer[row, :, :length].any())
+
+
+# Leaving early
+
+
+def test_cancel_frees_the_place_within_two_tokens(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine = engines(max_batch_size=1)
+    engine.end_ids = set()
+    with SlowModel(model, 0.02) as slow:
+        answer = engine.submit(greedy(tokenizer.encode_prompt("你好"), 1000))
+        next(answer)
+        answer.cancel()
+        passes = slow.passes
+        wait_until(lambda: engine.batch_size == 0)
+        assert slow.passes - passes <= 2
+    assert list(answer)[-1].finish_reason == "cancelled"
+
+
+def test_cancel_in_the_queue_and_while_reading(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine = engines(max_batch_size=1)
+    engine.end_ids = set()
+    with SlowModel(model, 0.02):
+        first = engine.submit(greedy(tokenizer.encode_prompt("你好"), 1000))
+        second = engine.submit(greedy(tokenizer.encode_prompt("1"), 5))
+        next(first)
+        second.cancel()
+        assert list(second)[-1].finish_reason == "cancelled"
+        assert engine.batch_size == 1 and engine.queue_length == 0
+        first.cancel()
+
+
+def test_queue_limit(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine, prompt = engines(max_batch_size=1, max_queue=2), tokenizer.encode_prompt("你好")
+    engine.end_ids = set()
+    with SlowModel(model, 0.02):
+        first = engine.submit(greedy(prompt, 1000))
+        next(first)
+        engine.submit(greedy(prompt, 1), greedy(prompt, 1))
+        with pytest.raises(serving_engine.QueueFullError, match="at most 2 may"):
+            engine.submit(greedy(prompt, 1))
+        first.cancel()
+
+
+def test_timeouts(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine = engines(max_batch_size=1, queue_seconds=0.2, total_seconds=1.0)
+    engine.end_ids = set()
+    with SlowModel(model, 0.02):
+        first = engine.submit(greedy(tokenizer.encode_prompt("你好"), 1000))
+        next(first)
+        second = engine.submit(greedy(tokenizer.encode_prompt("1"), 5))
+        with pytest.raises(serving_engine.QueueTimeoutError, match=r"0\.2 seconds"):
+            list(second)
+        with pytest.raises(serving_engine.AnswerTimeoutError, match="1 seconds"):
+            list(first)
+    assert engine.batch_size == 0
+
+
+def test_close_lets_answers_finish_or_cancels_them(checkpoint, engines):
+    _, tokenizer = checkpoint
+    engine, prompt = engines(), tokenizer.encode_prompt("你好")
+    answer = engine.submit(greedy(prompt, 50))
+    engine.close(cancel=False)
+    assert len(ids_of(answer)) == answer.completion_tokens > 0 and not engine.alive
+    with pytest.raises(serving_engine.ClosedError):
+        engine.submit(greedy(prompt))
+
+
+# Failures
+
+
+def test_nan_ends_the_request_and_no_other(checkpoint, engines):
+    """A poisoned embedding of one token: the answer whose prompt has it fails, its neighbours' are as ever."""
+    model, tokenizer = checkpoint
+    good = [tokenizer.encode_prompt(question) for question in QUESTIONS[:4]]
+    expected = [generate(model, prompt) for prompt in good]
+    bad_id = next(index for index in range(150, 400) if all(index not in ids for ids in good + expected))
+    poisoned = ChatGLMForConditionalGeneration(model.config).eval()
+    poisoned.load_state_dict(model.state_dict())
+    poisoned.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    with torch.no_grad():
+        poisoned.transformer.word_embeddings.weight[bad_id] = float("nan")
+    engine = engines(poisoned)
+    bad = [bad_id, tokenizer.gmask_token_id, tokenizer.bos_token_id]
+    answers = engine.submit(*(greedy(prompt) for prompt in good[:2]), greedy(bad), *map(greedy, good[2:]))
+    with pytest.raises(InvalidLogitsError, match="NaN"):
+        list(answers.pop(2))
+    assert [ids_of(answer) for answer in answers] == expected
+
+
+def test_a_failed_step_is_reported_and_the_engine_goes_on(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine, prompt = engines(), tokenizer.encode_prompt("你好")
+
+    def fail(*_):
+        raise RuntimeError("not enough memory: you tried to allocate 1 TB")
+
+    hook = model.transformer.final_layernorm.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(serving_engine.StepError, match="out of memory"):
+            list(engine.submit(greedy(prompt)))
+    finally:
+        hook.remove()
+    assert ids_of(engine.submit(greedy(prompt))) == generate(model, prompt)
+
+
+def test_arguments_are_checked(checkpoint):
+    with pytest.raises(ValueError, match="max_batch_size must be at least 1, got 0"):
+        Engine(*checkpoint, max_batch_size=0)
+
+
+# Event loops
+
+
+def test_answers_arrive_in_an_event_loop(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine = engines()
+
+    async def ask(question: str) -> list[int]:
+        answer = engine.submit(greedy(tokenizer.encode_prompt(question)))
+        return [token.token_id async for piece in answer for token in piece.logprobs]
+
+    async def ask_all() -> list[list[int]]:
+        return await asyncio.gather(*map(ask, QUESTIONS))
+
+    assert asyncio.run(ask_all()) == [generate(model, tokenizer.encode_prompt(question)) for question in QUESTIONS]
+
+
+def test_a_closed_event_loop_cancels_its_answers(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine = engines()
+    engine.end_ids = set()
+
+    async def leave() -> None:
+        await anext(engine.submit(greedy(tokenizer.encode_prompt("你好"), 1500)))
+
+    with SlowModel(model, 0.005):
+        asyncio.run(leave())
+        wait_until(lambda: engine.batch_size == 0)

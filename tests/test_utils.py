@@ -1,0 +1,344 @@
+"""Tests of utils.py: arguments, devices, number formats, memory, loading, and how scripts end."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from replay import change_json, write_small_checkpoint
+
+import utils
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from utils import LoadError, ModelArguments, SamplingArguments, load_model_and_tokenizer, parse_arguments, run_main
+
+CPU = torch.device("cpu")
+REAL = ChatGLMConfig()  # 6B
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("utils") / "checkpoint"
+    write_small_checkpoint(folder)
+    return folder
+
+
+# Arguments
+
+
+def test_parse_arguments_defaults_are_the_originals():
+    model, sampling = parse_arguments("", ModelArguments, SamplingArguments, arguments=[])
+    assert (sampling.max_length, sampling.top_p, sampling.temperature) == (2048, 0.7, 0.95)
+    assert Path(model.model_name_or_path).samefile(Path(utils.__file__).parent / "chatglm")
+    for method in (ChatGLMForConditionalGeneration.chat, ChatGLMForConditionalGeneration.stream_chat):
+        parameters = inspect.signature(method).parameters
+        for name in ("max_length", "top_p", "temperature"):
+            assert parameters[name].default == getattr(sampling, name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--model M --quantize 4 --max-length 9 --top-p 0.5 --device cuda:1 --ptuning-checkpoint P",
+        "--model_name_or_path M --quantization_bit 4 --max_length 9 --top_p 0.5 --device cuda:1 --ptuning_checkpoint P",
+        "--model-name-or-path=M --quantization-bit=4 --max-length=9 --top_p=0.5 --device=cuda:1 --ptuning-checkpoint=P",
+    ],
+)
+def test_parse_arguments_takes_every_spelling(arguments):
+    model, sampling = parse_arguments("", ModelArguments, SamplingArguments, arguments=arguments.split())
+    assert model == ModelArguments("M", "cuda:1", "auto", 4, "P")
+    assert (sampling.max_length, sampling.top_p) == (9, 0.5)
+
+
+def test_parse_arguments_leaves_values_as_they_are():
+    (model,) = parse_arguments("", ModelArguments, arguments=["--model", "a-b_c", "--ptuning-checkpoint=x-y_z/--a-b"])
+    assert (model.model_name_or_path, model.ptuning_checkpoint) == ("a-b_c", "x-y_z/--a-b")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--quantize 3", "quantization_bit must be 4 or 8, got 3"),
+        ("--device tpu", "device must be auto, cpu, cuda, cuda:N or mps, got tpu"),
+        ("--dtype half", "dtype must be auto, float16, bfloat16 or float32, got half"),
+        ("--max-length 1", "max_length must be at least 2 tokens, got 1"),
+        ("--max-new-tokens 0", "max_new_tokens must be at least 1, got 0"),
+        ("--top-p 0", "top_p must be above 0 and at most 1, got 0.0"),
+        ("--top-p 1.1", "top_p must be above 0 and at most 1, got 1.1"),
+        ("--temperature=-1", "temperature must be from 0 to 100, got -1.0"),
+        ("--temperature nan", "temperature must be from 0 to 100, got nan"),
+        ("--repetition-penalty 0", "repetition_penalty must be above 0 and at most 10, got 0.0"),
+        ("--answer-language fr", "answer_language must be zh or en, got fr"),
+        ("--seed=-1", "seed must be from 0 to 4294967295, got -1"),
+        ("--max-length many", "invalid int value: 'many'"),
+        ("--no-such-flag", "--no_such_flag"),
+    ],
+)
+def test_parse_arguments_refuses_wrong_values(capsys, arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments("", ModelArguments, SamplingArguments, arguments=arguments.split())
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_help_names_default_and_range_of_each_flag(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments("What it does.\n\n    an example", ModelArguments, SamplingArguments, arguments=["--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "\n    an example" in text
+    for name in [*inspect.signature(ModelArguments).parameters, *inspect.signature(SamplingArguments).parameters]:
+        assert f"--{name}" in text
+    assert text.count("(default:") == 12
+
+
+def test_chat_keywords_are_understood_by_the_model(folder):
+    model, tokenizer = ChatGLMForConditionalGeneration.from_pretrained(folder), ChatGLMTokenizer.from_pretrained(folder)
+    sampling = SamplingArguments(max_length=50, max_new_tokens=3, repetition_penalty=1.2, answer_language="en", seed=1)
+    response, _ = model.float().chat(tokenizer, "今天", **sampling.chat_keywords())
+    assert not any("\u4e00" <= character <= "\u9fff" for character in response)
+    assert set(SamplingArguments().chat_keywords()) == {"max_length", "top_p", "temperature", "repetition_penalty"}
+
+
+# How scripts end
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "message"),
+    [
+        (LoadError("no weights.\nDownload them"), 2, "script.py: error: no weights.\nDownload them\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_run_main_ends_by_the_error(monkeypatch, capsys, raised, status, message):
+    def main():
+        raise raised
+
+    monkeypatch.setattr(sys, "argv", ["/some/where/script.py"])
+    with pytest.raises(SystemExit) as ended:
+        run_main(main)
+    assert (ended.value.code, capsys.readouterr().err) == (status, message)
+
+
+def test_run_main_returns_mains_status_and_shows_other_errors():
+    with pytest.raises(SystemExit) as ended:
+        run_main(lambda: 7)
+    assert ended.value.code == 7
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda: 1 // 0)
+
+
+def test_run_main_speaks_utf8_whatever_the_locale(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("你好\xff".encode() + b"\xff\n"), encoding="gbk"))
+    with pytest.raises(SystemExit):
+        run_main(lambda: print(sys.stdin.readline(), end="", flush=True))
+    assert written.getvalue().decode() == "你好\xff\ufffd\n"
+
+
+# Devices and number formats
+
+
+def test_choose_device_takes_what_there_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert utils.choose_device("auto") == utils.choose_device("cpu") == CPU
+    with pytest.raises(LoadError, match="--device cuda: PyTorch .* finds 0 NVIDIA GPUs.*--device cpu"):
+        utils.choose_device("cuda")
+    with pytest.raises(LoadError, match="--device mps: .*--device cpu"):
+        utils.choose_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert utils.choose_device("auto") == torch.device("mps")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert utils.choose_device("auto") == torch.device("cuda")
+    assert utils.choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(LoadError, match="--device cuda:2: .* finds 2"):
+        utils.choose_device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "config", "stored", "native", "expected"),
+    [
+        ("auto", "cuda", REAL, "float16", True, torch.float16),
+        ("auto", "cuda", REAL, "bfloat16", True, torch.bfloat16),
+        ("auto", "mps", REAL, "bfloat16", True, torch.float16),
+        ("auto", "cpu", REAL, "float16", True, torch.bfloat16),
+        ("auto", "cpu", REAL, "float16", False, torch.float32),
+        (
+            "auto",
+            "cpu",
+            ChatGLMConfig(hidden_size=256, num_layers=6, num_attention_heads=4),
+            "float16",
+            True,
+            torch.float32,
+        ),
+        ("float32", "cuda", REAL, "float16", True, torch.float32),
+        ("float16", "cpu", REAL, "float16", True, torch.float16),
+    ],
+)
+def test_choose_dtype(monkeypatch, name, device, config, stored, native, expected):
+    monkeypatch.setattr(utils, "cpu_supports_bfloat16", lambda: native)
+    assert utils.choose_dtype(name, torch.device(device), config, stored) == expected
+
+
+# Memory
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"), [(torch.float32, None), (torch.float16, None), (torch.float16, 8), (torch.float16, 4)]
+)
+def test_weight_bytes_are_those_of_a_model(dtype, bits):
+    config = ChatGLMConfig(vocab_size=1000, hidden_size=256, num_layers=6, num_attention_heads=4, bos_token_id=990)
+    model = ChatGLMForConditionalGeneration(config).to(dtype)
+    if bits:
+        model.quantize(bits)
+    layers = sum(tensor.numel() * tensor.itemsize for tensor in model.transformer.layers.state_dict().values())
+    embedding = 1000 * 256 * (1 if bits else dtype.itemsize)
+    assert utils.weight_bytes(config, dtype, bits) == pytest.approx(layers + embedding, rel=0.03)
+
+
+def test_weight_bytes_of_the_real_model():
+    assert utils.weight_bytes(REAL, torch.float16) == pytest.approx(12.34e9, rel=0.01)  # 6.17 G weights
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "bits", "free", "expected"),
+    [
+        (
+            "cpu",
+            torch.float32,
+            None,
+            {"cpu": 8e9},
+            ["24.7 GB (float32)", "8.0 GB are free on cpu", "chatglm.quantization"],
+        ),
+        ("cpu", torch.float32, None, {"cpu": 16e9}, ["It fits with --dtype bfloat16 or --quantize 8 or --quantize 4"]),
+        (
+            "cuda",
+            torch.float16,
+            None,
+            {"cuda": 6e9, "cpu": 16e9},
+            ["free on cuda", "It fits with --quantize 4 or --device cpu"],
+        ),
+        ("cuda", torch.float16, None, {"cuda": 10e9, "cpu": 9e9}, ["free on cuda", "python -m chatglm.quantization"]),
+        ("cuda", torch.float16, 4, {"cuda": 6e9, "cpu": 9e9}, ["12.3 GB", "9.0 GB are free on cpu"]),
+    ],
+)
+def test_check_memory_names_what_helps(monkeypatch, device, dtype, bits, free, expected):
+    monkeypatch.setattr(utils, "available_bytes", lambda place: free[place.type])
+    monkeypatch.setattr(utils, "cpu_supports_bfloat16", lambda: True)
+    with pytest.raises(LoadError, match="not enough memory") as raised:
+        utils.check_memory(REAL, torch.device(device), dtype, bits)
+    for part in expected:
+        assert part in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 2
+
+
+def test_check_memory_lets_pass_what_fits(monkeypatch):
+    monkeypatch.setattr(utils, "available_bytes", lambda place: {"cuda": 6e9, "cpu": 14e9}[place.type])
+    utils.check_memory(REAL, CPU, torch.bfloat16, None)
+    utils.check_memory(REAL, torch.device("cuda"), torch.float16, 4)
+    utils.check_memory(ChatGLMConfig(quantization_bit=4), torch.device("cuda"), torch.float16, None)
+
+
+def test_memory_is_checked_before_weights_are_read(folder, monkeypatch):
+    monkeypatch.setattr(utils, "available_bytes", lambda place: 1000)
+    monkeypatch.setattr(utils, "load_model", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(LoadError, match="not enough memory"):
+        load_model_and_tokenizer(ModelArguments(str(folder), device="cpu"))
+
+
+def test_available_bytes_are_plausible():
+    available = utils.available_bytes(CPU)
+    assert 10**7 < available < 10**14
+
+
+# Loading
+
+
+def test_load_says_what_was_chosen(folder, capsys):
+    model, tokenizer = load_model_and_tokenizer(ModelArguments(str(folder), device="cpu"))
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 1 and err.startswith("checkpoint: float32 on cpu, loaded in ")
+    assert not model.training and model.dtype == torch.float32
+    assert model.chat(tokenizer, "今天", temperature=0, max_new_tokens=3)[0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_load_quantises(folder, capsys, dtype, bits):
+    """The loader's quantised weights are those of quantising the half-precision checkpoint."""
+    model, _ = load_model_and_tokenizer(ModelArguments(str(folder), "cpu", dtype, bits))
+    assert f"checkpoint: {bits} bits, {dtype} on cpu" in capsys.readouterr().err
+    expected = ChatGLMForConditionalGeneration.from_pretrained(folder, torch_dtype=torch.float16).quantize(bits)
+    for name, tensor in expected.transformer.layers[0].mlp.dense_h_to_4h.state_dict().items():
+        found = model.transformer.layers[0].mlp.dense_h_to_4h.state_dict()[name]
+        assert torch.equal(found, tensor.to(found.dtype)), name
+    assert model.transformer.word_embeddings(torch.tensor([[7]])).dtype == utils.DTYPES[dtype]
+
+
+def test_load_takes_a_quantised_checkpoint(folder, tmp_path, capsys):
+    ChatGLMForConditionalGeneration.from_pretrained(folder, torch_dtype=torch.float16).quantize(4).save_pretrained(
+        tmp_path
+    )
+    shutil.copy(folder / "ice_text.model", tmp_path)
+    shutil.copy(folder / "tokenizer_config.json", tmp_path)
+    model, tokenizer = load_model_and_tokenizer(ModelArguments(str(tmp_path), "cpu"))
+    direct, _ = load_model_and_tokenizer(ModelArguments(str(folder), "cpu", quantization_bit=4))
+    ids = torch.tensor([tokenizer.encode_prompt("今天天气很好")])
+    assert torch.equal(model(ids).logits, direct(ids).logits)
+    assert ": 4 bits, float32 on cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("prefix_projection", [False, True])
+def test_load_gives_the_originals_answers_with_a_prefix(reference, tmp_path, prefix_projection):
+    """A P-Tuning v2 checkpoint in the original's form generates the original's ids."""
+    prefix = torch.load(reference / "golden" / f"prefix_projection_{prefix_projection}.pt", weights_only=True)
+    weights = {
+        "transformer.prefix_encoder." + name.removeprefix("transformer.prefix_encoder."): prefix[name]
+        for name in prefix
+    }
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps({"pre_seq_len": 5, "prefix_projection": prefix_projection}))
+    arguments = ModelArguments(str(reference / "tiny-chatglm"), "cpu", "float32", ptuning_checkpoint=str(tmp_path))
+    model, tokenizer = load_model_and_tokenizer(arguments)
+    cases = json.loads((reference / "golden" / "generation.json").read_text(encoding="utf-8"))
+    case = next(case for case in cases if case.get("prefix_projection") is prefix_projection)
+    ids = torch.tensor([tokenizer.encode_prompt(case["query"])])
+    generated = model.generate(ids, do_sample=False, max_length=len(case["output_ids"]))
+    assert generated[0].tolist() == case["output_ids"]
+
+
+def test_load_keeps_a_prefix_in_float32(reference, tmp_path):
+    prefix = torch.load(reference / "golden" / "prefix_projection_False.pt", weights_only=True)
+    weights = {
+        "transformer.prefix_encoder." + name.removeprefix("transformer.prefix_encoder."): prefix[name]
+        for name in prefix
+    }
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    arguments = ModelArguments(str(reference / "tiny-chatglm"), "cpu", "bfloat16", 4, str(tmp_path))
+    model, tokenizer = load_model_and_tokenizer(arguments)
+    assert model.transformer.prefix_encoder.embedding.weight.dtype == torch.float32
+    assert model.chat(tokenizer, "你好", temperature=0, max_new_tokens=3)[0]
+
+
+def test_load_gives_the_originals_answers(reference):
+    model, tokenizer = load_model_and_tokenizer(ModelArguments(str(reference / "tiny-chatglm"), "cpu"))
+    cases = json.loads((reference / "golden" / "generation.json").read_text(encoding="utf-8"))
+    for case in cases[:3]:
+        keywords = {"do_sample": False, "max_length": len(case["output_ids"])}
+        assert model.chat(tokenizer, case["query"], case["history"], **keywords)[0] == case["chat_response"]
+
+
+def test_load_never_runs_code_of_a_checkpoint(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "legacy"))
+    change_json(copy / "config.json", auto_map={"AutoModel": "modeling_chatglm.ChatGLMForConditionalGeneration"})
+    for name in ("configuration", "modeling", "tokenization"):
+        (copy / f"{name}_chatglm.py").write_text("raise SystemError('code of a checkpoint was executed')")
+    model, tokenizer = load_model_and_tokenizer(ModelArguments(str(copy), "cpu"))
+    assert type(model) is ChatGLMForConditionalGeneration and type(tokenizer) is ChatGLMTokenizer

@@ -1,0 +1,348 @@
+"""What all scripts share: their arguments, loading a model onto its device, and how they end.
+
+    model_arguments, sampling = parse_arguments(__doc__, ModelArguments, SamplingArguments)
+    model, tokenizer = load_model_and_tokenizer(model_arguments)
+
+No other file of the project chooses devices and number formats.
+"""
+
+import argparse
+import inspect
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+import psutil
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from checkpoint import (
+    LoadError,
+    check_checkpoint,
+    check_loaded,
+    check_vocabulary,
+    find_checkpoint,
+    read_prefix,
+    shorten,
+)
+
+EMBEDDED_CHECKPOINT = str(Path(__file__).resolve().parent / "chatglm")
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+SMALL_MODEL_BYTES = 1 << 30  # a model below this size in float32 runs in float32 on any CPU
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, LookupError, EOFError, MemoryError, SafetensorError)
+CHAT_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(ChatGLMForConditionalGeneration.stream_chat).parameters.items()
+}
+
+
+# Arguments
+
+
+@dataclass
+class ModelArguments:
+    """Which checkpoint is loaded, and how."""
+
+    model_name_or_path: str = field(
+        default=EMBEDDED_CHECKPOINT,
+        metadata={"aliases": ["--model"], "help": "checkpoint folder, or a model's name on the Hugging Face hub"},
+    )
+    device: str = field(
+        default="auto",
+        metadata={"help": "auto, cpu, cuda, cuda:N or mps; auto is cuda if there is one, else mps, else cpu"},
+    )
+    dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "auto, float16, bfloat16 or float32; auto is half precision on cuda and mps, and on a CPU "
+            "bfloat16 for a large model if the CPU computes in it, else float32"
+        },
+    )
+    quantization_bit: Optional[int] = field(
+        default=None,
+        metadata={"aliases": ["--quantize"], "help": "bits of a weight after quantising: 8 or 4; None: float"},
+    )
+    ptuning_checkpoint: Optional[str] = field(
+        default=None,
+        metadata={"help": "folder with the pytorch_model.bin of a P-Tuning v2 prefix trained for this model"},
+    )
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ValueError(f"device must be auto, cpu, cuda, cuda:N or mps, got {self.device}")
+        if self.dtype not in ("auto", *DTYPES):
+            raise ValueError(f"dtype must be auto, float16, bfloat16 or float32, got {self.dtype}")
+        if self.quantization_bit not in (None, 4, 8):
+            raise ValueError(f"quantization_bit must be 4 or 8, got {self.quantization_bit}")
+
+
+@dataclass
+class SamplingArguments:
+    """How answers are drawn; the defaults are those of the model's `chat`."""
+
+    max_length: int = field(
+        default=CHAT_DEFAULTS["max_length"],
+        metadata={"help": "limit of history, question and answer together, in tokens; 2 up to what the model allows"},
+    )
+    max_new_tokens: Optional[int] = field(
+        default=None, metadata={"help": "limit of an answer alone, in tokens; 1 and up"}
+    )
+    top_p: float = field(
+        default=CHAT_DEFAULTS["top_p"],
+        metadata={"help": "draw from the likeliest tokens that have this probability together; above 0, up to 1"},
+    )
+    temperature: float = field(
+        default=CHAT_DEFAULTS["temperature"],
+        metadata={"help": "0 always takes the likeliest token, more varies more; 0 to 100"},
+    )
+    repetition_penalty: float = field(
+        default=1.0, metadata={"help": "above 1 makes tokens that have occurred less likely; above 0, up to 10"}
+    )
+    answer_language: Optional[str] = field(
+        default=None, metadata={"help": "zh or en keeps answers to the tokens of one language; None mixes"}
+    )
+    seed: Optional[int] = field(default=None, metadata={"help": "repeats the same answers; 0 to 4294967295"})
+
+    def __post_init__(self) -> None:
+        if self.max_length < 2:
+            raise ValueError(f"max_length must be at least 2 tokens, got {self.max_length}")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not 0 <= self.temperature <= 100:
+            raise ValueError(f"temperature must be from 0 to 100, got {self.temperature}")
+        if not 0 < self.repetition_penalty <= 10:
+            raise ValueError(f"repetition_penalty must be above 0 and at most 10, got {self.repetition_penalty}")
+        if self.answer_language not in (None, "zh", "en"):
+            raise ValueError(f"answer_language must be zh or en, got {self.answer_language}")
+        if self.seed is not None and not 0 <= self.seed < 1 << 32:
+            raise ValueError(f"seed must be from 0 to {(1 << 32) - 1}, got {self.seed}")
+
+    def chat_keywords(self) -> dict[str, Any]:
+        """Return the keyword arguments for `model.chat` and `model.stream_chat`."""
+        keywords = {
+            "max_length": self.max_length,
+            "max_new_tokens": self.max_new_tokens,
+            "top_p": self.top_p,
+            "temperature": self.temperature,
+            "repetition_penalty": self.repetition_penalty,
+            "language": self.answer_language,
+        }
+        return {name: value for name, value in keywords.items() if value is not None}
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show each flag's default, and the script's docstring as it is written."""
+
+
+def parse_arguments(description: str, *dataclass_types: type, arguments: Optional[Sequence[str]] = None) -> tuple:
+    """Parse command-line arguments, the process's own if none are given, into an instance of each dataclass.
+
+    Flags may be written with dashes or underscores. A wrong value ends the process: one line, exit status 2.
+    """
+    parser = transformers.HfArgumentParser(
+        dataclass_types, description=description, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    words = sys.argv[1:] if arguments is None else arguments
+    words = [re.sub(r"^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in words]
+    try:
+        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    except ValueError as error:  # from a dataclass's own checks, or for a flag that there is not
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def run_main(main: Callable[[], Optional[int]]) -> NoReturn:
+    """Run a script's `main` on UTF-8 streams and exit with what it returns; a LoadError is one message and status 2."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        status = main()
+    except LoadError as error:
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        status = 130  # as shells report a program that Ctrl-C ended
+    except BrokenPipeError:  # the reader has gone: send what is still buffered nowhere, so that exiting does not fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
+
+
+# Loading
+
+
+def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForConditionalGeneration, ChatGLMTokenizer]:
+    """Load a checkpoint onto its device, ready to chat, and say on standard error what was chosen.
+
+    Raises:
+        LoadError: whatever is wrong with the checkpoint, the device or the memory.
+    """
+    start = time.perf_counter()
+    transformers.utils.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.utils.logging.disable_progress_bar()
+    device = choose_device(arguments.device)
+    folder = find_checkpoint(arguments.model_name_or_path)
+    settings = check_checkpoint(folder)
+    try:
+        config = ChatGLMConfig.from_pretrained(folder)
+        tokenizer = ChatGLMTokenizer.from_pretrained(folder)
+        check_vocabulary(folder, tokenizer, config)
+        prefix = None
+        if arguments.ptuning_checkpoint is not None:
+            prefix = read_prefix(Path(arguments.ptuning_checkpoint), config)
+            config.pre_seq_len = len(prefix["embedding.weight"])
+            config.prefix_projection = "trans.0.weight" in prefix
+        if arguments.quantization_bit and config.quantization_bit:
+            raise LoadError(f"{folder} is quantised to {config.quantization_bit} bits already: leave out --quantize")
+        dtype = choose_dtype(arguments.dtype, device, config, settings.get("dtype") or settings.get("torch_dtype"))
+        check_memory(config, device, dtype, arguments.quantization_bit)
+        model = load_model(folder, config, device, dtype, arguments.quantization_bit)
+        if prefix is not None:  # in float32, as it was trained
+            model.transformer.prefix_encoder.float().load_state_dict(prefix)
+    except LOADING_ERRORS as error:
+        raise LoadError(f"cannot load {folder}: {shorten(error)}") from error
+    bits = f"{model.config.quantization_bit} bits, " if model.config.quantization_bit else ""
+    name, seconds = folder.resolve().name, time.perf_counter() - start
+    print(f"{name}: {bits}{dtype_name(dtype)} on {device}, loaded in {seconds:.1f} s", file=sys.stderr)
+    return model, tokenizer
+
+
+def load_model(
+    folder: Path, config: ChatGLMConfig, device: torch.device, dtype: torch.dtype, bits: Optional[int] = None
+) -> ChatGLMForConditionalGeneration:
+    """Load a checkpoint's weights onto a device, quantised to `bits` each if given."""
+    # weights go straight to their device; those to be quantised are read into main memory, as they may not fit there
+    reads_into = torch.device("cpu") if bits else device
+    # quantised layers keep their own formats, and the embedding the stored one, whatever is computed in
+    stored_dtype = torch.float16 if bits else "auto" if config.quantization_bit else dtype
+    model, report = ChatGLMForConditionalGeneration.from_pretrained(
+        folder,
+        config=config,
+        torch_dtype=stored_dtype,
+        device_map=None if reads_into.type == "cpu" else {"": reads_into},
+        # compat: transformers 4.4x raises an error that says which shapes differ, 5 only reports them
+        ignore_mismatched_sizes=int(transformers.__version__.split(".")[0]) >= 5,
+        output_loading_info=True,
+    )
+    check_loaded(folder, report)
+    if bits:
+        model.quantize(bits)
+    return model.to(device=device, dtype=dtype).eval()
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that a `--device` value means here."""
+    gpus, has_mps = torch.cuda.device_count(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if gpus else "mps" if has_mps else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise LoadError(
+            f"--device {name}: PyTorch {torch.__version__} finds {gpus} NVIDIA GPUs. Check the driver (nvidia-smi) and "
+            "that PyTorch is built for CUDA, or use --device cpu"
+        )
+    if device.type == "mps" and not has_mps:
+        raise LoadError(f"--device mps: PyTorch {torch.__version__} finds no Apple GPU. Use --device cpu")
+    return device
+
+
+def choose_dtype(
+    name: str, device: torch.device, config: ChatGLMConfig, stored_dtype: Optional[str] = None
+) -> torch.dtype:
+    """Return the number format that a `--dtype` value means for a model whose checkpoint is stored in another."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if stored_dtype == "bfloat16" else torch.float16
+    if device.type == "mps":
+        return torch.float16
+    large = weight_bytes(config, torch.float32) > SMALL_MODEL_BYTES
+    return torch.bfloat16 if large and cpu_supports_bfloat16() else torch.float32
+
+
+def cpu_supports_bfloat16() -> bool:
+    """Return whether this CPU computes in bfloat16 (AVX-512 BF16, AMX, Arm's); no where /proc/cpuinfo does not tell."""
+    information = Path("/proc/cpuinfo")
+    if not information.exists():
+        return False
+    return re.search(r"^(flags|Features)\b.*\b(avx512_bf16|amx_bf16|bf16)\b", information.read_text(), re.M) is not None
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return a number format's name without PyTorch's prefix."""
+    return str(dtype).removeprefix("torch.")
+
+
+# Memory
+
+
+def weight_bytes(config: ChatGLMConfig, dtype: torch.dtype, bits: Optional[int] = None) -> int:
+    """Return the bytes of memory that a model's weights take, those of its layers with `bits` each if given."""
+    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.inner_hidden_size
+    layer_bits = embedding_bits = 8 * dtype.itemsize
+    if bits:  # then the output layer's INT8 copy is what a CPU holds; the float embedding stays in its file
+        layer_bits, embedding_bits = bits, bits if config.quantization_embeddings else 8
+    return (config.num_layers * layer * layer_bits + config.vocab_size * config.hidden_size * embedding_bits) // 8
+
+
+def available_bytes(device: torch.device) -> int:
+    """Return the memory that is free on a device, within the limit of the container that this runs in."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    available = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        in_use = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
+        available = min(available, int(limit) - in_use)
+    return available
+
+
+def find_shortage(
+    config: ChatGLMConfig, device: torch.device, dtype: torch.dtype, bits: Optional[int]
+) -> Optional[tuple[torch.device, int, int]]:
+    """Return where a model would not fit, the bytes it needs there and those that are free; None if it fits."""
+    needs = {device: weight_bytes(config, dtype, bits or config.quantization_bit or None)}
+    if bits:  # the float weights are read into main memory
+        needs[torch.device("cpu")] = weight_bytes(config, torch.float16)
+    for place, needed in needs.items():
+        free = available_bytes(place)
+        if needed > free:
+            return place, needed, free
+    return None
+
+
+def check_memory(config: ChatGLMConfig, device: torch.device, dtype: torch.dtype, bits: Optional[int]) -> None:
+    """Refuse a model that would not fit, before any weight is read, and name the flags with which it would."""
+    shortage = find_shortage(config, device, dtype, bits)
+    if shortage is None:
+        return
+    place, needed, free = shortage
+    cpu = torch.device("cpu")
+    choices = {"--dtype bfloat16": (device, torch.bfloat16, bits)}
+    if not config.quantization_bit:
+        choices |= {"--quantize 8": (device, dtype, 8), "--quantize 4": (device, dtype, 4)}
+    choices["--device cpu"] = (cpu, choose_dtype("auto", cpu, config), bits)
+    fitting = [flag for flag, choice in choices.items() if find_shortage(config, *choice) is None]
+    if fitting:
+        way_out = f"It fits with {' or '.join(fitting)}"
+    else:
+        way_out = (
+            "Load a quantised checkpoint: one of the model's on the hub, or one made by "
+            "`python -m chatglm.quantization SOURCE TARGET --bits 4`"
+        )
+    raise LoadError(
+        f"not enough memory: the weights take {needed / 1e9:.1f} GB ({dtype_name(dtype)}), and {free / 1e9:.1f} GB are "
+        f"free on {place}.\n{way_out}"
+    )
