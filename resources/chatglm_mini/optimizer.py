@@ -50,9 +50,17 @@ class MuonAdamW:
         matrix_rate: learning rate of Muon, in units of the spectral norm.
         other_rate: learning rate of AdamW.
         output_factor: multiplies the rate of the matrices that write to the residual stream (`OUTPUTS`).
+        dtype: that Muon's updates are computed in.
     """
 
-    def __init__(self, model: nn.Module, matrix_rate: float, other_rate: float, output_factor: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        matrix_rate: float,
+        other_rate: float,
+        output_factor: float = 1.0,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
         embedding = model.get_input_embeddings().weight
         matrices = {
             name: parameter
@@ -67,7 +75,7 @@ class MuonAdamW:
         ]
         self.momenta = [torch.zeros_like(matrix) for matrix in self.matrices]
         self.adamw = torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0)
-        self.matrix_rate, self.other_rate = matrix_rate, other_rate
+        self.matrix_rate, self.other_rate, self.dtype = matrix_rate, other_rate, dtype
 
     @torch.no_grad()
     def step(self, scale: float) -> None:
@@ -78,7 +86,7 @@ class MuonAdamW:
             momentum.lerp_(matrix.grad, 1 - MUON_MOMENTUM)
             nesterov = matrix.grad.lerp(momentum, MUON_MOMENTUM)
             mine = index % processes == rank
-            updates.append(orthogonalize(nesterov) if mine else torch.zeros_like(matrix))
+            updates.append(orthogonalize(nesterov, self.dtype) if mine else torch.zeros_like(matrix))
         if processes > 1:
             flat = torch.cat([update.flatten() for update in updates])
             dist.all_reduce(flat)

@@ -17,14 +17,14 @@ class Repeat:
     name = "repeat"
     title_en = "Repeating a text"
     title_zh = "复述"
-    weight = 1.2
+    weight = 2.4
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a sequence of names, numbers and characters that the other split never uses."""
         chinese = rng.random() < 0.6
         while True:
             parts = []
-            for _ in range(rng.randint(1, 4)):
+            for _ in range(rng.randint(1, 5)):
                 kind = rng.random()
                 if kind < 0.3:
                     parts.append(person_zh(rng, split) if chinese else person_en(rng, split))
@@ -33,8 +33,8 @@ class Repeat:
                 elif kind < 0.6:
                     parts.append(str(rng.randint(0, 9999)))
                 elif chinese:
-                    pick = rare_character if rng.random() < 0.4 else (lambda rng: rng.choice(GIVEN_CHARACTERS))
-                    parts.append("".join(pick(rng) for _ in range(rng.randint(2, 5))))
+                    pick = rare_character if rng.random() < 0.6 else (lambda rng: rng.choice(GIVEN_CHARACTERS))
+                    parts.append("".join(pick(rng) for _ in range(rng.randint(2, 6))))
                 else:
                     parts.append("".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7))))
             text = ("" if chinese else " ").join(parts)
