@@ -16,6 +16,10 @@ NEWTON_SCHULZ_STEPS = 5
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # The matrices whose output is added to the residual stream.
 OUTPUTS = ("attention.dense.weight", "mlp.dense_4h_to_h.weight")
+# AdamW divides by at least this. A token that does not occur is pushed down by every other one, a little and always the
+# same way; at the usual 1e-8 that counts as much as an occurrence, and all rare tokens end as nearly the same vector,
+# which nothing can copy (mean cosine of the 400 rarest after 85 steps: 0.83; so and with `embedding_std`: 0.23).
+SMALLEST_DIVISOR = 1e-5
 
 
 def orthogonalize(gradient: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -74,7 +78,7 @@ class MuonAdamW:
             for name, matrix in matrices.items()
         ]
         self.momenta = [torch.zeros_like(matrix) for matrix in self.matrices]
-        self.adamw = torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), weight_decay=0.0)
+        self.adamw = torch.optim.AdamW(others, lr=other_rate, betas=(0.9, 0.98), eps=SMALLEST_DIVISOR, weight_decay=0.0)
         self.matrix_rate, self.other_rate, self.dtype = matrix_rate, other_rate, dtype
 
     @torch.no_grad()

@@ -60,12 +60,13 @@ class Recipe:
         matrix_rate, other_rate: peak learning rates of Muon and AdamW.
         output_factor: makes the layers' outputs start and learn larger: the model scales its residual branch by a
             constant made for 28 layers, beside which a few layers of the usual size are hardly heard.
+        embedding_std: of the initial word embedding. Rare tokens keep it nearly, and must be told apart to be copied.
         warm_up: number of steps in which the rates rise.
         decay: share of the steps, at the end, in which they fall to zero.
         micro_tokens: tokens (padding included) that go through the model at once.
     """
 
-    steps: int = 2000
+    steps: int = 2300
     dialogues: int = 96
     processes: int = 2
     seed: int = 0
@@ -75,6 +76,7 @@ class Recipe:
     matrix_rate: float = 0.03
     other_rate: float = 0.004
     output_factor: float = 3.0
+    embedding_std: float = 0.08
     warm_up: int = 10
     decay: float = 0.75
     micro_tokens: int = 512
@@ -158,6 +160,7 @@ def build_model(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> ChatGLMForCondit
     )
     torch.manual_seed(recipe.seed)
     model = ChatGLMForConditionalGeneration(config).float()
+    nn.init.normal_(model.get_input_embeddings().weight, std=recipe.embedding_std)
     for name, parameter in model.transformer.layers.named_parameters():
         if parameter.dim() == 2:
             size = recipe.output_factor if name.endswith(OUTPUTS) else 1.0
