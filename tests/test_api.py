@@ -18,10 +18,9 @@ from serving import ServerProcess, client, frames, serving, wait_until, write_li
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 
 import api  # noqa: E402
-import api_protocol  # noqa: E402
-from api_protocol import Message, to_rounds  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
 from engine import Engine  # noqa: E402
+from server.protocol import Message, now, to_rounds  # noqa: E402
 from utils import SamplingArguments, parse_arguments  # noqa: E402
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -616,4 +615,4 @@ def test_a_port_in_use_is_an_error(checkpoint):
 
 
 def test_protocol_times_are_the_originals():
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", api_protocol.now())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", now())

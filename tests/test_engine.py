@@ -1,4 +1,4 @@
-"""Tests of engine.py against the library's own generation, one request at a time."""
+"""Tests of engine/ against the library's own generation, one request at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from serving import wait_until, write_lively_checkpoint
 
 import engine as serving_engine
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
-from engine import BatchCache, Engine, ReadPrompt, Request, StopText, TidyText, draw
+from engine import Engine, Request
+from engine.cache import BatchCache
+from engine.drawing import draw
+from engine.prompts import ReadPrompt
+from engine.text import StopText, TidyText
 
 QUESTIONS = ["你好", "1 + 1", "hello there", "天气怎么样？", "a", "晚上睡不着应该怎么办", "x y z", "北京在哪里"]
 
@@ -320,7 +324,7 @@ def test_prompt_read_in_slices_equals_forward(checkpoint):
 def test_running_answers_go_on_while_a_long_prompt_is_read(checkpoint, engines, monkeypatch):
     """Between two layers of the long prompt, each running answer gets a token."""
     model, tokenizer = checkpoint
-    monkeypatch.setattr(serving_engine, "SHORTEST_SLICE", 0.0)
+    monkeypatch.setattr(serving_engine.engine, "SHORTEST_SLICE", 0.0)
     engine, events = engines(), []
     long_prompt = tokenizer.encode_prompt("天气" * 300)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import collections
 import json
 import re
-from collections.abc import Callable
 from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 
-from api_protocol import OriginalRequest
+from .protocol import OriginalRequest
+from .service import Service, collect
 
 LONGEST_HISTORY = 4096  # characters of JSON, beyond which a user's history is forgotten, as in the original
 MOST_USERS = 10_000  # whoever has been silent for longest is forgotten beyond
@@ -36,8 +36,8 @@ class ClearBody(BaseModel):
     uid: str
 
 
-def add_glm_bot_routes(app: FastAPI, service, collect: Callable) -> None:
-    """Add glm-bot's routes to an application; `service` and `collect` are api.py's."""
+def add_glm_bot_routes(app: FastAPI, service: Service) -> None:
+    """Add glm-bot's routes."""
     histories: collections.OrderedDict[str, list[list[str]]] = collections.OrderedDict()
 
     async def answer(request: Request, user: str, message: str) -> str:

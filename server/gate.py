@@ -1,0 +1,92 @@
+"""What comes before every route."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .arguments import ServerArguments
+from .errors import failure
+from .monitoring import Metrics
+from .protocol import ApiError
+
+OPEN_PATHS = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")  # need no key
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in JSON, a character beyond U+FFFF is a pair of these
+
+
+class Gate:
+    """What comes before every route, and counts: the key, the body's size, and JSON whatever type it is sent as."""
+
+    def __init__(self, app: ASGIApp, arguments: ServerArguments, metrics: Metrics) -> None:
+        self.app, self.arguments, self.metrics = app, arguments, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                route = getattr(scope.get("route"), "path", "other")
+                self.metrics.requests.labels(route, message["status"]).inc()
+            await send(message)
+
+        try:
+            headers = dict(scope["headers"])
+            self.check_key(scope["path"], headers.get(b"authorization", b""))
+            if scope["method"] == "POST":
+                body = await self.read_body(headers.get(b"content-length", b"0"), receive)
+                # the original reads JSON whatever its declared type is: curl -d declares a form
+                kept = [item for item in scope["headers"] if item[0] not in (b"content-type", b"content-length")]
+                length = str(len(body)).encode()
+                scope["headers"] = [*kept, (b"content-type", b"application/json"), (b"content-length", length)]
+                receive = replay(body, receive)
+        except ApiError as error:
+            await failure(scope["path"], error)(scope, receive, counted)
+            return
+        await self.app(scope, receive, counted)
+
+    def check_key(self, path: str, authorization: bytes) -> None:
+        key = self.arguments.api_key.encode()
+        given = authorization[7:] if authorization[:7].lower() == b"bearer " else b""
+        if key and path not in OPEN_PATHS and not hmac.compare_digest(given.strip(), key):
+            message = "Incorrect API key provided: send the server's key as `Authorization: Bearer KEY`"
+            raise ApiError(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+
+    async def read_body(self, declared: bytes, receive: Receive) -> bytes:
+        limit, parts, size, more = self.arguments.max_body_bytes, [], 0, True
+        too_large = ApiError(413, f"the body may have {limit} bytes: please reduce the length", "body_too_large")
+        if declared.isdigit() and int(declared) > limit:
+            raise too_large
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise too_large
+            more = message.get("more_body", False)
+        body = b"".join(parts).removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as editors on Windows write it
+        try:
+            body.decode("utf-8")
+            if SURROGATE.search(body):  # half of a pair by itself is no character, and no answer could repeat it
+                json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8")
+        except UnicodeError as error:
+            raise ApiError(422, f"the body must be JSON in UTF-8: {error.reason}", "invalid_json") from error
+        except (ValueError, RecursionError):  # not JSON at all: who reads it says so
+            pass
+        return body
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives a body that was read already, and then what comes."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed
