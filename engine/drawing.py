@@ -18,6 +18,7 @@ from .answer import Answer, TokenProbability
 from .text import StopText, TidyText
 
 CANDIDATES = 256  # likeliest tokens looked at first when drawing; more only where top_p needs them
+LEAST_TEMPERATURE = 1e-30  # as good as 0, and still above 0 in float32
 
 
 class Row:
@@ -26,7 +27,8 @@ class Row:
     def __init__(self, answer: Answer, model: nn.Module, tokenizer: ChatGLMTokenizer) -> None:
         request = answer.request
         self.answer, self.request = answer, request
-        self.random = random.Random(request.seed)  # None: a seed of the system's
+        # None: a seed of the system's. Python's generator takes the absolute value, which would join -1 and 1
+        self.random = random.Random(None if request.seed is None else request.seed % (1 << 64))
         self.limit = model.config.max_sequence_length - len(request.prompt_ids)
         if request.max_tokens is not None:
             self.limit = min(self.limit, request.max_tokens)
@@ -65,7 +67,8 @@ def choose_tokens(logits: Tensor, rows: list[Row]) -> list[int | None]:
     drawing = [index for index, row in enumerate(rows) if row.request.temperature > 0 and finite[index]]
     if drawing:
         requests = [rows[index].request for index in drawing]
-        temperature = torch.tensor([request.temperature for request in requests], device=logits.device)[:, None]
+        temperature = [max(request.temperature, LEAST_TEMPERATURE) for request in requests]
+        temperature = torch.tensor(temperature, device=logits.device)[:, None]
         numbers = torch.tensor([rows[index].random.random() for index in drawing], dtype=torch.float64)[:, None]
         top_p = torch.tensor([request.top_p for request in requests], dtype=torch.float64)[:, None]
         picked = torch.tensor(drawing, device=logits.device)

@@ -70,12 +70,12 @@ class Engine:
         self.end_ids = set(ends) if isinstance(ends, list | tuple) else {ends}
         self.special_ids = set(tokenizer.all_special_ids)
         self.waiting: collections.deque[Answer] = collections.deque()
-        self.reading: tuple[Answer, ReadPrompt] | None = None
+        self.reading: tuple[Answer, ReadPrompt | None] | None = None
         self.rows: list[Row] = []
         self.cache = BatchCache()
         self.prompts = PromptCache(prompt_cache_bytes)
         self.step_seconds = SHORTEST_SLICE
-        self.closing = False
+        self.closing = self.cancelling = False
         self.changed = threading.Condition()
         self.woken: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
         self.thread = threading.Thread(target=self._run, daemon=True, name="chatglm-engine")
@@ -97,7 +97,7 @@ class Engine:
                 raise PromptTooLongError(len(request.prompt_ids), limit)
         answers = [Answer(request) for request in requests]
         with self.changed:
-            if self.closing:
+            if self.closing or not self.alive:
                 raise ClosedError("the server is shutting down")
             # with places free in the batch, a request waits for its prompt only
             places = self.max_queue + max(0, self.max_batch_size - self.batch_size)
@@ -113,11 +113,7 @@ class Engine:
     def close(self, cancel: bool = True) -> None:
         """End the thread: at once, or with `cancel=False` when all answers have ended. No new ones are taken."""
         with self.changed:
-            self.closing = True
-            if cancel:
-                running = [row.answer for row in self.rows] + ([self.reading[0]] if self.reading else [])
-                for answer in [*self.waiting, *running]:
-                    answer.cancel()
+            self.closing, self.cancelling = True, cancel
             self.changed.notify()
         self.thread.join()
 
@@ -176,10 +172,11 @@ class Engine:
 
     def _is_over(self, answer: Answer, now: float, waiting: bool = False) -> bool:
         seconds = now - answer.submitted
-        return answer.cancelled or seconds > self.total_seconds or waiting and seconds > self.queue_seconds
+        too_long = seconds > self.total_seconds or waiting and seconds > self.queue_seconds
+        return answer.cancelled or self.cancelling or too_long
 
     def _reason(self, answer: Answer, now: float, waiting: bool = False) -> Piece:
-        if answer.cancelled:
+        if answer.cancelled or self.cancelling:
             return Piece(finish_reason="cancelled")
         if waiting and now - answer.submitted > self.queue_seconds:
             return Piece(error=QueueTimeoutError(f"no place became free within {self.queue_seconds:g} seconds"))
@@ -190,10 +187,19 @@ class Engine:
         deadline = time.monotonic() + max(SHORTEST_SLICE, self.step_seconds)
         while self.reading is not None or self._take():
             answer, prompt = self.reading
-            if prompt.logits is None and not prompt.advance(deadline - time.monotonic()):
-                return
+            try:
+                if prompt is None:
+                    prompt = ReadPrompt(self.model, answer.request.prompt_ids)
+                    self.reading = answer, prompt
+                if prompt.logits is None and not prompt.advance(deadline - time.monotonic()):
+                    return
+            except Exception as error:  # no running answer's state was touched: only this one ends
+                logger.exception("reading a prompt of %d tokens failed", len(answer.request.prompt_ids))
+                self.reading = None
+                self._end(answer, failed(error))
+                continue
             self.reading = None
-            if not answer.cached:
+            if not (answer.cached or answer.request.embedding):
                 self.prompts.put(prompt)
             self._join(answer, prompt)
             if self.rows and time.monotonic() >= deadline:
@@ -208,14 +214,7 @@ class Engine:
             answer.started = time.monotonic()
             prompt = self.prompts.get(answer.request.prompt_ids)
             answer.cached = prompt is not None
-            # taken from the queue and put into `reading` under one lock, so that `close` finds it in one of them
             self.reading = answer, prompt
-        if prompt is None:
-            try:
-                self.reading = answer, ReadPrompt(self.model, answer.request.prompt_ids)
-            except Exception:
-                self.reading = answer, prompt
-                raise
         return True
 
     def _join(self, answer: Answer, prompt: ReadPrompt) -> None:
@@ -293,15 +292,17 @@ class Engine:
         self.rows, self.reading, self.cache = [], None, BatchCache()
         for answer in answers:
             if answer.finish_reason is None:
-                reason = "out of memory" if "memory" in str(error) else type(error).__name__
-                self._end(answer, Piece(error=StepError(f"the answer could not be computed: {reason}")))
+                self._end(answer, failed(error))
 
     def _end(self, answer: Answer, piece: Piece) -> None:
         answer.finished = time.monotonic()
         answer.finish_reason = piece.finish_reason or "error"
         self._put(answer, piece)
         if self.on_finished is not None:
-            self.on_finished(answer)
+            try:
+                self.on_finished(answer)
+            except Exception:  # whoever counts must not stop the thread that answers
+                logger.exception("on_finished failed")
 
     def _put(self, answer: Answer, piece: Piece) -> None:
         answer.pieces.put(piece)
@@ -317,6 +318,12 @@ class Engine:
                 for answer in answers:
                     answer.cancel()
         self.woken = {}
+
+
+def failed(error: Exception) -> Piece:
+    """Return the end of an answer that could not be computed."""
+    reason = "out of memory" if "memory" in str(error) else type(error).__name__
+    return Piece(error=StepError(f"the answer could not be computed: {reason}"))
 
 
 def _set_arrived(answers: list[Answer]) -> None:

@@ -66,8 +66,9 @@ class ReadPrompt:
         return True
 
     def bytes(self) -> int:
-        """Return the memory that the keys and values take."""
-        return sum(buffer.numel() * buffer.element_size() for buffer in (*self.cache.keys, *self.cache.values))
+        """Return the memory that the keys, the values and the logits take."""
+        tensors = (*self.cache.keys, *self.cache.values, self.logits)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 class PromptCache:

@@ -25,10 +25,11 @@ MEANINGS = {
     400: "prompt too long, or an unsupported parameter",
     401: "wrong key",
     404: "no such model",
+    408: "the body did not come in time",
     413: "body too large",
     422: "malformed JSON or wrong types",
     429: "queue full",
-    500: "invalid logits",
+    500: "invalid logits, or a defect",
     503: "no place in time, or shutting down",
     504: "took too long",
 }
@@ -37,14 +38,18 @@ RESPONSES = {status: {"description": text} for status, text in MEANINGS.items()}
 
 def failure(path: str, error: ApiError) -> JSONResponse:
     """Return an error in the shape of the route that it happened on."""
-    body = error_body(path, error.status, error.message, error.code)
-    return JSONResponse(body, error.status, error.headers)
+    return JSONResponse(error_body(path, error), error.status, error.headers)
 
 
 def as_api_error(error: Exception) -> ApiError:
     """Give an engine's error its HTTP status."""
     status, code = ENGINE_ERRORS[type(error)]
     return ApiError(status, str(error), code, {"Retry-After": "1"} if status in (429, 503) else None)
+
+
+def client_gone() -> ApiError:
+    """Return the error that nobody reads; its status is nginx's, for the count of requests."""
+    return ApiError(499, "the client has gone", "client_gone")
 
 
 def add_error_handlers(app: FastAPI) -> None:
@@ -64,12 +69,10 @@ def add_error_handlers(app: FastAPI) -> None:
 
     async def refuse_values(request: Request, error: RequestValidationError) -> Response:
         found = [(".".join(map(str, item["loc"][1:])) or "body", item["msg"], item["type"]) for item in error.errors()]
-        message = "; ".join(f"{place}: {text}" for place, text, _ in found[:5])
+        status, code, message = 422, "invalid_request", "; ".join(f"{place}: {text}" for place, text, _ in found[:5])
         if all(kind in ("extra_forbidden", "unsupported") for *_, kind in found):
-            return failure(
-                request.url.path, ApiError(400, f"unsupported parameter: {message}", "unsupported_parameter")
-            )
-        return failure(request.url.path, ApiError(422, message, "invalid_request"))
+            status, code, message = 400, "unsupported_parameter", f"unsupported parameter: {message}"
+        return failure(request.url.path, ApiError(status, message, code, parameter=found[0][0].split(".")[0]))
 
     app.add_exception_handler(ApiError, refuse)
     app.add_exception_handler(HTTPException, refuse_route)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import time
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -28,10 +27,11 @@ from .protocol import (
     completion_logprobs,
     error_body,
     event,
+    new_id,
     to_rounds,
     usage,
 )
-from .service import EventStream, Service, collect, in_turn, watched
+from .service import EventStream, Service, in_turn
 
 
 def add_openai_routes(app: FastAPI, service: Service) -> None:
@@ -90,29 +90,23 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
             if body.stream_options is not None and body.stream_options.include_usage:
                 yield send(usage=usage(answers))
         except tuple(ENGINE_ERRORS) as error:
-            refused = as_api_error(error)
-            yield event(error_body("/v1", refused.status, refused.message, refused.code))
-        service.log(name, answers, texts, query)
+            yield event(error_body("/v1", as_api_error(error)))
+        finally:
+            service.log(name, answers, texts, query)
         yield DONE
 
     async def respond(
         request: Request, body: ChatCompletionRequest | CompletionRequest, answers: list[Answer], query: Any
     ) -> Response:
         chat = isinstance(body, ChatCompletionRequest)
-        name = f"{'chatcmpl' if chat else 'cmpl'}-{uuid.uuid4().hex}"
+        name = new_id("chatcmpl" if chat else "cmpl")
         if body.stream:
             return EventStream(request, answers, events(body, answers, name, query))
-        texts, tokens, reasons = await collect(request, answers)
-        service.log(name, answers, texts, query)
-        choices = []
-        for index, (text, probabilities, reason) in enumerate(zip(texts, tokens, reasons, strict=True)):
-            wanted = body.probabilities() is not None
-            if chat:
-                logprobs = chat_logprobs(tokenizer, probabilities) if wanted else None
-                choices.append(choice(index, reason, logprobs, message={"role": "assistant", "content": text}))
-            else:
-                logprobs = completion_logprobs(tokenizer, probabilities) if wanted else None
-                choices.append(choice(index, reason, logprobs, text=text))
+        choices, shape = [], chat_logprobs if chat else completion_logprobs
+        for index, whole in enumerate(await service.collect(request, answers, name, query)):
+            logprobs = None if body.probabilities() is None else shape(tokenizer, whole.logprobs)
+            content = {"message": {"role": "assistant", "content": whole.text}} if chat else {"text": whole.text}
+            choices.append(choice(index, whole.finish_reason, logprobs, **content))
         kind = "chat.completion" if chat else "text_completion"
         return JSONResponse(frame(body, name, kind, choices, usage=usage(answers)))
 
@@ -143,24 +137,22 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
     async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
         """Turn texts into vectors: means of the last hidden states, which is weak; the model was not trained for it."""
         service.check_model(body)
-        texts, vectors, tokens, window = body.texts(), [], 0, service.engine.max_batch_size
+        name, texts, vectors, tokens = new_id("embedding"), body.texts(), [], 0
+        window = service.engine.max_batch_size  # so many at a time, so that others find their turn between
         service.check_size(*texts)
         for start in range(0, len(texts), window):
             requests = []
             for text in texts[start : start + window]:
                 requests.append(serving.Request(await run_in_threadpool(tokenizer.encode_prompt, text), embedding=True))
-            answers = service.engine.submit(*requests)
-            answers = answers if isinstance(answers, list) else [answers]
-            with watched(request, answers):
-                for answer in answers:
-                    vector = np.array((await anext(answer)).embedding, dtype=np.float32)
-                    vectors.append(vector / max(np.linalg.norm(vector), 1e-12))
-                    tokens += len(answer.request.prompt_ids)
+            tokens += sum(len(one.prompt_ids) for one in requests)
+            for whole in await service.collect(request, service.submit(requests), name, texts):
+                vector = np.array(whole.embedding, dtype=np.float32)
+                vectors.append(vector / max(np.linalg.norm(vector), 1e-12))
         data = []
         for index, vector in enumerate(vectors):
             packed = body.encoding_format == "base64"
             value = base64.b64encode(vector.tobytes()).decode() if packed else vector.tolist()
             data.append({"object": "embedding", "index": index, "embedding": value})
-        name = body.model or service.arguments.served_model_name
-        counts = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": name, "usage": counts})
+        model, counts = body.model or service.arguments.served_model_name, {"prompt_tokens": tokens}
+        counts["total_tokens"] = tokens
+        return JSONResponse({"object": "list", "data": data, "model": model, "usage": counts})

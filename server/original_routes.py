@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from engine import Answer
 
 from .errors import ENGINE_ERRORS, as_api_error
-from .protocol import DONE, History, OriginalRequest, error_body, event, now
-from .service import EventStream, Service, collect
+from .protocol import DONE, History, OriginalRequest, error_body, event, new_id, now
+from .service import EventStream, Service, in_turn
 
 
 def add_original_routes(app: FastAPI, service: Service) -> None:
@@ -27,7 +27,7 @@ def add_original_routes(app: FastAPI, service: Service) -> None:
     async def events(body: OriginalRequest, answer: Answer, dropped: int, cumulative: bool) -> AsyncIterator[str]:
         text = ""
         try:
-            async for piece in answer:
+            async for _, piece in in_turn([answer]):
                 text += piece.text
                 if piece.finish_reason:
                     more = {"delta": piece.text, "finish_reason": piece.finish_reason, "finished": True}
@@ -37,16 +37,15 @@ def add_original_routes(app: FastAPI, service: Service) -> None:
                 else:
                     yield event({"delta": piece.text, "finished": False})
         except tuple(ENGINE_ERRORS) as error:
-            refused = as_api_error(error)
-            yield event(error_body("/", refused.status, refused.message, refused.code))
-        service.log("POST /stream", [answer], [text], body.prompt)
+            yield event(error_body("/", as_api_error(error)))
+        finally:
+            service.log(new_id("stream"), [answer], [text], body.prompt)
         yield DONE
 
     async def answer_whole(request: Request, body: OriginalRequest) -> Response:
         answer, dropped = await service.ask(body)
-        (text,), _, _ = await collect(request, [answer])
-        service.log("POST /", [answer], [text], body.prompt)
-        return JSONResponse(result(body, text, dropped))
+        (whole,) = await service.collect(request, [answer], new_id("answer"), body.prompt)
+        return JSONResponse(result(body, whole.text, dropped))
 
     async def answer_in_parts(request: Request, body: OriginalRequest, cumulative: bool) -> Response:
         answer, dropped = await service.ask(body)

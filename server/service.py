@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,7 +20,7 @@ from engine import Answer, Engine, Piece
 from utils import SamplingArguments
 
 from .arguments import ServerArguments
-from .errors import ENGINE_ERRORS
+from .errors import client_gone
 from .protocol import (
     ApiError,
     ChatCompletionRequest,
@@ -29,24 +29,27 @@ from .protocol import (
     OpenAIRequest,
     OriginalRequest,
     Sampling,
+    usage,
 )
 
 logger = logging.getLogger("chatglm.api")
 
 
 @contextmanager
-def watched(request: Request, answers: Sequence[Answer]):
-    """Cancel answers when their client disconnects, and in any case at the end."""
+def watched(request: Request, answers: Sequence[Answer]) -> Iterator[asyncio.Event]:
+    """Cancel answers when their client disconnects, which sets the event, and in any case at the end."""
+    gone = asyncio.Event()
 
     async def wait() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        gone.set()
         for answer in answers:
             answer.cancel()
 
     task = asyncio.create_task(wait())
     try:
-        yield
+        yield gone
     finally:
         task.cancel()
         for answer in answers:
@@ -72,14 +75,18 @@ class EventStream(Response):
 
 
 async def in_turn(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece]]:
-    """Yield the pieces of several answers with their numbers, as they come."""
+    """Yield the pieces of several answers with their numbers, as they come.
+
+    Raises:
+        EngineError, InvalidLogitsError: the first that one of the answers ends with; a cancelled one is a ClosedError.
+    """
     arrived: asyncio.Queue = asyncio.Queue()
 
     async def forward(index: int, answer: Answer) -> None:
         try:
             async for piece in answer:
                 arrived.put_nowait((index, piece))
-        except tuple(ENGINE_ERRORS) as error:
+        except Exception as error:  # raised again below, by the one who waits
             arrived.put_nowait((index, error))
 
     tasks = [asyncio.create_task(forward(index, answer)) for index, answer in enumerate(answers)]
@@ -89,6 +96,8 @@ async def in_turn(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece]]
             index, piece = await arrived.get()
             if isinstance(piece, Exception):
                 raise piece
+            if piece.finish_reason == "cancelled":
+                raise serving.ClosedError("the server is shutting down: the answer was cut")
             running -= piece.finish_reason is not None
             yield index, piece
     finally:
@@ -149,8 +158,39 @@ class Service:
                 if request.seed is not None:
                     request.seed += len(requests)  # several answers, each with numbers of its own
                 requests.append(request)
+        return self.submit(requests)
+
+    def submit(self, requests: list[serving.Request]) -> list[Answer]:
+        """Submit requests together; refuse more than this server could ever take."""
+        most = self.engine.max_batch_size + self.engine.max_queue
+        if len(requests) > most:
+            message = f"{len(requests)} answers are asked for at once, and this server takes {most}: ask for fewer"
+            raise ApiError(400, message, "too_many_answers")
         answers = self.engine.submit(*requests)
         return answers if isinstance(answers, list) else [answers]
+
+    async def collect(self, request: Request, answers: Sequence[Answer], name: str, query: object) -> list[Piece]:
+        """Wait for answers to end, and return each as one piece.
+
+        Raises:
+            ApiError: the client has gone; nobody reads it, and the number of such requests is counted.
+            EngineError, InvalidLogitsError: as `in_turn`.
+        """
+        wholes = [Piece() for _ in answers]
+        with watched(request, answers) as gone:
+            try:
+                async for index, piece in in_turn(answers):
+                    whole = wholes[index]
+                    whole.text += piece.text
+                    whole.logprobs += piece.logprobs
+                    whole.finish_reason, whole.embedding = piece.finish_reason, piece.embedding
+            except serving.ClosedError as error:
+                if gone.is_set():
+                    raise client_gone() from error
+                raise
+            finally:
+                self.log(name, answers, [whole.text for whole in wholes], query)
+        return wholes
 
     def check_model(self, body: OpenAIRequest | EmbeddingRequest) -> None:
         """Refuse an unknown model name where that is asked for."""
@@ -168,30 +208,16 @@ class Service:
 
     def log(self, name: str, answers: Sequence[Answer], texts: Sequence[str], query: object) -> None:
         """Write one line for a request: counts and times; what was said only if asked for."""
-        for answer, text in zip(answers, texts, strict=True):
-            end = answer.finished or time.monotonic()
-            first = f"{answer.first_token - answer.submitted:.3f}" if answer.first_token else "-"
-            logger.info(
-                "%s: %d + %d tokens, first after %s s, all after %.3f s, %s",
-                name,
-                len(answer.request.prompt_ids),
-                answer.completion_tokens,
-                first,
-                end - answer.submitted,
-                answer.finish_reason,
-            )
-            if self.arguments.log_conversations:
-                logger.info("%s: %s -> %s", name, json.dumps(query, ensure_ascii=False), text)
-
-
-async def collect(request: Request, answers: Sequence[Answer]) -> tuple[list[str], list[list], list[str]]:
-    """Wait for answers to end; return their texts, token probabilities and reasons."""
-    texts, tokens, reasons = [""] * len(answers), [[] for _ in answers], [""] * len(answers)
-    with watched(request, answers):
-        async for index, piece in in_turn(answers):
-            texts[index] += piece.text
-            tokens[index] += piece.logprobs
-            reasons[index] = piece.finish_reason or ""
-    if "cancelled" in reasons:
-        raise ApiError(503, "the answer was cancelled", "cancelled")
-    return texts, tokens, reasons
+        counts = usage(answers)
+        first = min((answer.first_token - answer.submitted for answer in answers if answer.first_token), default=None)
+        logger.info(
+            "%s: %d + %d tokens, first after %s s, all after %.3f s, %s",
+            name,
+            counts["prompt_tokens"],
+            counts["completion_tokens"],
+            "-" if first is None else f"{first:.3f}",
+            max((answer.finished or time.monotonic()) - answer.submitted for answer in answers),
+            ", ".join(sorted({answer.finish_reason or "cancelled" for answer in answers})),
+        )
+        if self.arguments.log_conversations:
+            logger.info("%s: %s -> %s", name, *(json.dumps(said, ensure_ascii=False) for said in (query, list(texts))))
