@@ -201,7 +201,7 @@ class DecodeGraph:
     def prepare(self, input_ids: Tensor, cache) -> bool:
         """Put a step's inputs in place: ids int64 [b, 1], and where the cache's next tokens go.
 
-        A cache with `row_lengths` holds answers that started at different times (`engine.py` has one).
+        A cache with `row_lengths` holds answers that started at different times (the one of `engine/` does).
 
         Returns:
             Whether the cache is one that the kernels can use.

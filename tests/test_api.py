@@ -18,10 +18,9 @@ from serving import ServerProcess, client, frames, serving, wait_until, write_li
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 
 import api  # noqa: E402
-import api_protocol  # noqa: E402
-from api_protocol import Message, to_rounds  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
 from engine import Engine  # noqa: E402
+from server.protocol import Message, now, to_rounds  # noqa: E402
 from utils import SamplingArguments, parse_arguments  # noqa: E402
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -169,6 +168,7 @@ BROKEN = [
     b"{",
     b"[" * 100_000,
     b'{"prompt": "\\ud800"}',
+    b'{"prompt": "a", "messages": [{"role": "user", "content": "a"}], "input": "a", "\\udfff": 1}',
     b'{"prompt": "a", "temperature": NaN}',
     b'{"prompt": "a", "top_p": Infinity}',
     b'{"prompt": "a", "max_length": ' + b"9" * 5000 + b"}",
@@ -185,6 +185,12 @@ def test_garbage_is_refused_as_such(server, path, content):
     answer = server.http.post(path, content=content)
     empty_history = path.startswith("/predict") and content == b""
     assert answer.status_code == (200 if empty_history else 422), answer.text
+
+
+def test_escaped_characters_are_read(server):
+    """As Python's `json.dumps` writes them: beyond U+FFFF in two halves."""
+    content = json.dumps({"prompt": "你好👋", "max_new_tokens": 1})
+    assert "\\ud83d" in content and server.http.post("/", content=content).json()["history"][0][0] == "你好👋"
 
 
 def test_huge_numbers_are_taken(server):
@@ -314,8 +320,9 @@ def test_embeddings_are_the_mean_hidden_state(server):
         expected = torch.nn.functional.normalize(server.model.transformer(ids).last_hidden_state[0].mean(0), dim=0)
     torch.testing.assert_close(torch.tensor(body["data"][1]["embedding"]), expected, atol=1e-5, rtol=1e-4)
     assert body["usage"]["prompt_tokens"] == sum(len(server.tokenizer.encode_prompt(text)) for text in ("你好", "天气"))
-    answer = server.post("/v1/embeddings", {"input": [[1, 2, 3]]})
-    assert answer.status_code == 422
+    for ids in ([1, 2, 3], [[1, 2, 3]]):
+        answer = server.post("/v1/embeddings", {"input": ids})
+        assert answer.status_code == 422 and "check_embedding_ctx_length=False" in answer.json()["error"]["message"]
 
 
 def test_models(server):
@@ -336,6 +343,7 @@ def test_strict_model_names(servers):
     ("more", "status", "code"),
     [
         ({"messages": []}, 422, "invalid_request"),
+        ({"repetition_penalty": 0.001}, 422, "invalid_request"),
         ({"messages": "hello"}, 422, "invalid_request"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 422, "invalid_request"),
         ({"messages": [*USER, {"role": "assistant", "content": "x"}]}, 400, "invalid_messages"),
@@ -355,6 +363,7 @@ def test_errors_of_openai_routes(server, more, status, code):
     error = answer.json()["error"]
     assert answer.status_code == status and error["code"] == code
     assert set(error) == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
+    assert error["param"] == (next(iter(more)) if code in ("invalid_request", "unsupported_parameter") else None)
     if code == "context_length_exceeded":
         assert "reduce the length" in error["message"]
 
@@ -415,6 +424,13 @@ def test_queue_full_is_429(servers):
             assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
 
 
+def test_more_answers_than_the_server_takes_is_an_error_that_says_so(servers):
+    """Trying again later, as 429 means, would never help."""
+    server = servers(max_batch_size=2, max_queue=1)
+    answer = server.post(COMPLETIONS, {"prompt": ["a", "b"], "n": 2})
+    assert answer.status_code == 400 and "this server takes 3" in answer.json()["error"]["message"]
+
+
 def test_time_in_queue_is_503_and_total_is_504(servers):
     server = servers(endless=True, seconds=0.02, max_batch_size=1, queue_seconds=0.3, total_seconds=1.0)
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -438,6 +454,28 @@ def test_body_size_is_413(servers):
 
     answer = server.http.post(CHAT, content=chunks())
     assert answer.status_code == 413 and "reduce the length" in answer.json()["error"]["message"]
+
+
+def test_a_body_that_does_not_come_is_408(servers):
+    server = servers({"request_timeout": 0.2})
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n{")
+        assert b" 408 " in connection.recv(1000).split(b"\r\n")[0]
+
+
+def test_a_defect_is_a_500_in_the_routes_shape(servers, monkeypatch, caplog):
+    server = servers()
+
+    def fail(*_):
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(server.tokenizer, "encode_chat", fail)
+    assert server.post("/", {"prompt": "a"}).json()["status"] == 500
+    answer = server.post(CHAT, {"messages": USER})
+    assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
+    assert "a defect" not in answer.text and "a defect" in caplog.text
+    assert 'chatglm_requests_total{route="/",status="500"} 1.0' in server.http.get("/metrics").text
 
 
 def test_api_key(servers, monkeypatch):
@@ -468,19 +506,44 @@ def test_cors(server, servers):
 # Leaving and staying
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize(("path", "body"), [(CHAT, {"messages": USER}), ("/", {"prompt": "你好"})])
+@pytest.mark.parametrize(
+    ("path", "body", "stream"),
+    [
+        (CHAT, {"messages": USER, "n": 2}, True),
+        (CHAT, {"messages": USER}, False),
+        ("/", {"prompt": "你好"}, True),
+        ("/", {"prompt": "你好"}, False),
+        ("/v1/embeddings", {"input": ["天气" * 200] * 40}, None),
+    ],
+)
 def test_a_disconnected_client_frees_its_place(servers, path, body, stream):
     server = servers(endless=True, seconds=0.01, max_batch_size=1)
-    content = json.dumps(body | {"stream": stream}).encode()
+    content = json.dumps(body if stream is None else body | {"stream": stream}).encode()
     address = server.address.removeprefix("http://").split(":")
     with socket.create_connection((address[0], int(address[1]))) as connection:
         connection.sendall(
             f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content
         )
         wait_until(lambda: server.engine.batch_size == 1)
-    wait_until(lambda: server.engine.batch_size == 0, 10)
+    wait_until(lambda: server.engine.batch_size == 0 and server.engine.queue_length == 0)
     assert server.post("/", {"prompt": "a", "max_new_tokens": 1}).status_code == 200
+    counted = server.http.get("/metrics").text
+    assert 'status="5' not in counted and ('status="499"' in counted) is (not stream)
+
+
+def test_answers_that_shutting_down_cuts_say_so(servers):
+    server = servers(endless=True, seconds=0.01)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        bodies = [(CHAT, {"messages": USER, "stream": stream}) for stream in (True, False)]
+        bodies += [("/", {"prompt": "你好", "stream": stream}) for stream in (True, False)]
+        answers = [pool.submit(server.post, *body) for body in bodies]
+        wait_until(lambda: server.engine.batch_size == 4)
+        server.engine.close()
+        chat_stream, chat, original_stream, original = (answer.result() for answer in answers)
+    assert frames(chat_stream.text)[-1]["error"]["code"] == chat.json()["error"]["code"] == "shutting_down"
+    assert frames(original_stream.text)[-1]["status"] == original.json()["status"] == original.status_code == 503
+    assert server.http.get("/health").status_code == 503
+    assert server.post("/", {"prompt": "a"}).status_code == 503
 
 
 def test_health_and_metrics(servers):
@@ -616,4 +679,4 @@ def test_a_port_in_use_is_an_error(checkpoint):
 
 
 def test_protocol_times_are_the_originals():
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", api_protocol.now())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", now())

@@ -246,6 +246,7 @@ def test_glm_bot_with_a_body(http, engine):
         ("?msg=你好&source=s", "请提供用户id"),
         ("?msg=clear&usrid=1&source=s", "已重置当前对话"),
         ("??msg=ping&usrid=1&source=s", "pong!服务端运行正常!"),
+        ("?usrid=1&source=s&msg=clear", "已重置当前对话"),
     ],
 )
 def test_glm_bot_with_a_url(http, query, expected):

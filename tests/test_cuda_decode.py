@@ -143,7 +143,7 @@ def test_generate_equals_ordinary_generate(device, random_model, arguments, monk
 
 
 def test_rows_of_different_lengths_equal_each_alone(device, random_model):
-    """A cache as `engine.py` keeps it: every answer has its own length, and room for more rows."""
+    """A cache as `engine/` keeps it: every answer has its own length, and room for more rows."""
     model, prompts = random_model.to(device), [PROMPT[0], PROMPT[0][2:], [MASK, 40, SOP]]
     tokens = torch.tensor([[20, 30], [21, 31], [22, 32]], device=device)
 

@@ -1,4 +1,4 @@
-"""Tests of engine.py against the library's own generation, one request at a time."""
+"""Tests of engine/ against the library's own generation, one request at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from serving import wait_until, write_lively_checkpoint
 
 import engine as serving_engine
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
-from engine import BatchCache, Engine, ReadPrompt, Request, StopText, TidyText, draw
+from engine import Engine, Request
+from engine.cache import BatchCache
+from engine.drawing import draw
+from engine.prompts import ReadPrompt
+from engine.text import StopText, TidyText
 
 QUESTIONS = ["你好", "1 + 1", "hello there", "天气怎么样？", "a", "晚上睡不着应该怎么办", "x y z", "北京在哪里"]
 
@@ -178,6 +182,7 @@ def test_seed_gives_the_same_answer_whatever_else_is_served(checkpoint, engines)
     assert [ids_of(answer) for answer in together] == alone
     assert len({tuple(ids) for ids in alone}) == len(alone)
     assert ids_of(engine.submit(request(QUESTIONS[0], 99))) != alone[0]
+    assert ids_of(engine.submit(request(QUESTIONS[1], -1))) != alone[1]
 
 
 def test_draw_follows_the_distribution():
@@ -203,7 +208,7 @@ def test_draw_says_when_the_candidates_do_not_suffice():
 def test_top_p_0_is_greedy_and_tiny_temperature_too(checkpoint, engines):
     model, tokenizer = checkpoint
     prompt = tokenizer.encode_prompt("你好")
-    for more in ({"top_p": 0.0}, {"temperature": 1e-12}):
+    for more in ({"top_p": 0.0}, {"temperature": 1e-12}, {"temperature": 1e-60}):
         request = Request(prompt, 24, **({"temperature": 2.0, "logprobs": 0} | more))
         assert ids_of(engines().submit(request)) == generate(model, prompt)
 
@@ -320,7 +325,7 @@ def test_prompt_read_in_slices_equals_forward(checkpoint):
 def test_running_answers_go_on_while_a_long_prompt_is_read(checkpoint, engines, monkeypatch):
     """Between two layers of the long prompt, each running answer gets a token."""
     model, tokenizer = checkpoint
-    monkeypatch.setattr(serving_engine, "SHORTEST_SLICE", 0.0)
+    monkeypatch.setattr(serving_engine.engine, "SHORTEST_SLICE", 0.0)
     engine, events = engines(), []
     long_prompt = tokenizer.encode_prompt("天气" * 300)
 
@@ -492,6 +497,38 @@ def test_a_failed_step_is_reported_and_the_engine_goes_on(checkpoint, engines):
     finally:
         hook.remove()
     assert ids_of(engine.submit(greedy(prompt))) == generate(model, prompt)
+
+
+def test_a_prompt_that_cannot_be_read_ends_no_other_answer(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine, prompt = engines(), tokenizer.encode_prompt("你好")
+    long_prompt = tokenizer.encode_prompt("天气" * 100)
+
+    def fail(_, inputs) -> None:
+        if inputs[0].shape[1] == len(long_prompt):
+            raise RuntimeError("CUDA out of memory")
+
+    hook = model.transformer.layers[1].register_forward_pre_hook(fail)
+    try:
+        with SlowModel(model, 0.005):
+            running = engine.submit(greedy(prompt))
+            first = next(running)
+            with pytest.raises(serving_engine.StepError, match="out of memory"):
+                list(engine.submit(greedy(long_prompt)))
+            assert [token.token_id for token in first.logprobs] + ids_of(running) == generate(model, prompt)
+    finally:
+        hook.remove()
+
+
+def test_whoever_counts_cannot_stop_the_engine(checkpoint, engines):
+    model, tokenizer = checkpoint
+
+    def fail(_) -> None:
+        raise ZeroDivisionError
+
+    engine, prompt = engines(on_finished=fail), tokenizer.encode_prompt("你好")
+    for _ in range(2):
+        assert ids_of(engine.submit(greedy(prompt))) == generate(model, prompt)
 
 
 def test_arguments_are_checked(checkpoint):

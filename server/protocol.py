@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -22,11 +23,19 @@ SYSTEM_REPLY = "好的。"  # the answer to a system message, where it opens a d
 
 
 class ApiError(Exception):
-    """A request that is refused, with its HTTP status."""
+    """A request that is refused, with its HTTP status; `parameter` is the field of the body that is to blame."""
 
-    def __init__(self, status: int, message: str, code: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str,
+        headers: dict[str, str] | None = None,
+        parameter: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.headers = status, message, code, headers
+        self.parameter = parameter
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -45,11 +54,20 @@ def _neutral(value: Any) -> Any:
     raise PydanticCustomError("unsupported", "this server does not support it: leave it out")
 
 
+def _text_not_ids(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], int | list):
+        raise PydanticCustomError(
+            "token_ids",
+            "token ids are another model's: send text (LangChain: OpenAIEmbeddings(check_embedding_ctx_length=False))",
+        )
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole_number)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[Number, Field(ge=0, le=100, description="0 takes the likeliest token")]
 TopP = Annotated[Number, Field(ge=0, le=1, description="draw from the likeliest tokens of this probability together")]
-RepetitionPenalty = Annotated[Number, Field(gt=0, le=10)]
+RepetitionPenalty = Annotated[Number, Field(ge=0.01, le=10)]  # far below, logits would overflow
 Seed = Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63, description="the same seed, the same answer")]
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
@@ -192,15 +210,14 @@ class CompletionRequest(OpenAIRequest):
 class EmbeddingRequest(BaseModel):
     """`POST /v1/embeddings`: the mean of the last hidden states, at length 1.
 
-    A weak embedding: the model was not trained for it. Token ids are refused, as they are those of another
-    vocabulary (LangChain's `OpenAIEmbeddings` sends text with `check_embedding_ctx_length=False`).
+    A weak embedding: the model was not trained for it. Token ids are refused: they are another vocabulary's.
     """
 
     model_config = ConfigDict(
         strict=True, extra="forbid", json_schema_extra={"examples": [{"model": "chatglm-6b", "input": ["你好"]}]}
     )
 
-    input: str | Annotated[list[str], Field(min_length=1, max_length=2048)]
+    input: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=2048)], BeforeValidator(_text_not_ids)]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     user: Ignored = None
@@ -267,13 +284,18 @@ def now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def error_body(path: str, status: int, message: str, code: str) -> dict[str, Any]:
+def new_id(kind: str) -> str:
+    """Return a name for a request, for its answer and the log."""
+    return f"{kind}-{uuid.uuid4().hex}"
+
+
+def error_body(path: str, error: ApiError) -> dict[str, Any]:
     """Return an error as the route's clients read it: OpenAI's shape under /v1, else the original's."""
     if path.startswith("/v1"):
         kinds = {401: "authentication_error", 429: "rate_limit_error"}
-        kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-        return {"error": {"message": message, "type": kind, "param": None, "code": code}}
-    return {"status": status, "error": message, "time": now()}
+        kind = kinds.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+        return {"error": {"message": error.message, "type": kind, "param": error.parameter, "code": error.code}}
+    return {"status": error.status, "error": error.message, "time": now()}
 
 
 def usage(answers: Sequence[Answer]) -> dict[str, int]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import collections
 import json
 import re
-from collections.abc import Callable
 from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 from pydantic import BaseModel
 
-from api_protocol import OriginalRequest
+from .protocol import OriginalRequest, new_id
+from .service import Service
 
 LONGEST_HISTORY = 4096  # characters of JSON, beyond which a user's history is forgotten, as in the original
 MOST_USERS = 10_000  # whoever has been silent for longest is forgotten beyond
@@ -36,15 +36,15 @@ class ClearBody(BaseModel):
     uid: str
 
 
-def add_glm_bot_routes(app: FastAPI, service, collect: Callable) -> None:
-    """Add glm-bot's routes to an application; `service` and `collect` are api.py's."""
+def add_glm_bot_routes(app: FastAPI, service: Service) -> None:
+    """Add glm-bot's routes."""
     histories: collections.OrderedDict[str, list[list[str]]] = collections.OrderedDict()
 
     async def answer(request: Request, user: str, message: str) -> str:
         history = histories.get(user, [])
         stream, _ = await service.ask(OriginalRequest(prompt=message, history=history))
-        (text,), _, _ = await collect(request, [stream])
-        service.log("glm-bot", [stream], [text], message)
+        (whole,) = await service.collect(request, [stream], new_id("glm-bot"), message)
+        text = whole.text
         history = [*history, [message, text]]
         histories.pop(user, None)
         if len(json.dumps(history, ensure_ascii=False)) <= LONGEST_HISTORY:
@@ -68,7 +68,8 @@ def add_glm_bot_routes(app: FastAPI, service, collect: Callable) -> None:
     async def chatglm(request: Request) -> Response:
         """Answer a message in the URL; `ping` and `clear` are commands."""
         found = QUERY.match(request.url.query)
-        fields = {name: unquote(value or "") for name, value in (found.groupdict() if found else {}).items()}
+        fields = {name: unquote(value or "") for name, value in found.groupdict().items()} if found else {}
+        fields = {"source": "", "usrid": ""} | (fields or dict(request.query_params))  # in another order: encoded
         if not fields.get("msg"):
             return PlainTextResponse("请提供内容")
         if fields["msg"] == "ping":

@@ -1,0 +1,146 @@
+"""What is asked of the engine and what comes back: requests, answers, pieces, and why there may be none."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from dataclasses import dataclass, field
+
+from utils import CHAT_DEFAULTS
+
+
+class EngineError(Exception):
+    """A request has no answer, for a reason that lies in the server's limits or state."""
+
+
+class QueueFullError(EngineError):
+    """As many requests wait as may wait."""
+
+
+class QueueTimeoutError(EngineError):
+    """A request has waited for its turn for too long."""
+
+
+class AnswerTimeoutError(EngineError):
+    """Waiting and answering together took too long."""
+
+
+class ClosedError(EngineError):
+    """The engine takes no more requests, or was closed before an answer's end."""
+
+
+class StepError(EngineError):
+    """Computing failed: out of memory, or a defect."""
+
+
+@dataclass
+class Request:
+    """What is asked, and how the answer is drawn.
+
+    Attributes:
+        prompt_ids: of `ChatGLMTokenizer.encode_prompt` or `encode_chat`.
+        max_tokens: limit of the answer, at least 1; the model's own limit counts as well. None: the model's.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_p: draw from the likeliest tokens that have this probability together.
+        repetition_penalty: above 1 makes tokens of prompt and answer less likely.
+        language: "zh" or "en" keeps the answer to that language's tokens.
+        seed: the same seed, the same answer, whatever else is being answered.
+        stop: texts that end the answer, which does not include them.
+        logprobs: number of likeliest tokens to report with each token, 0 for its own probability only, None for none.
+        map_punctuation: see `process_response` of the model.
+        embedding: no answer is wanted but the mean of the prompt's last hidden states.
+    """
+
+    prompt_ids: list[int]
+    max_tokens: int | None = None
+    temperature: float = CHAT_DEFAULTS["temperature"]
+    top_p: float = CHAT_DEFAULTS["top_p"]
+    repetition_penalty: float = 1.0
+    language: str | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    map_punctuation: bool = True
+    embedding: bool = False
+
+
+@dataclass
+class TokenProbability:
+    """A token of an answer, the logarithm of the model's probability for it, and the likeliest tokens at its place."""
+
+    token_id: int
+    logprob: float
+    likeliest: list[tuple[int, float]]
+
+
+@dataclass
+class Piece:
+    """What is new of an answer: final text, its tokens' probabilities if asked for, and at its end the reason."""
+
+    text: str = ""
+    logprobs: list[TokenProbability] = field(default_factory=list)
+    finish_reason: str | None = None  # "stop" or "length" in the last piece
+    embedding: list[float] | None = None
+    error: Exception | None = None
+
+
+class Answer:
+    """The stream of an answer's pieces; iterate with `for`, or with `async for` if it was made in an event loop.
+
+    Attributes:
+        request: what was asked.
+        completion_tokens: number of generated tokens so far.
+        cached: whether the prompt had been read before.
+        submitted, started, first_token, finished: seconds of the monotonic clock, None if not yet.
+        finish_reason: "stop", "length", "cancelled" or "error" once it has ended.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.completion_tokens = 0
+        self.cached = False
+        self.submitted = time.monotonic()
+        self.started: float | None = None
+        self.first_token: float | None = None
+        self.finished: float | None = None
+        self.finish_reason: str | None = None
+        self.cancelled = False
+        self.pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
+        self.exhausted = False
+        try:
+            self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+            self.arrived = asyncio.Event()
+        except RuntimeError:
+            self.loop = None
+
+    def cancel(self) -> None:
+        """Have the engine drop this answer within a token; its stream ends."""
+        self.cancelled = True
+
+    def __iter__(self) -> Answer:
+        return self
+
+    def __next__(self) -> Piece:
+        if self.exhausted:
+            raise StopIteration
+        return self._take(self.pieces.get())
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> Piece:
+        if self.exhausted:
+            raise StopAsyncIteration
+        while True:
+            try:
+                return self._take(self.pieces.get_nowait())
+            except queue.Empty:  # `arrived` is set in this very thread, so that no call of `set` gets lost between
+                self.arrived.clear()
+                await self.arrived.wait()
+
+    def _take(self, piece: Piece) -> Piece:
+        self.exhausted = piece.finish_reason is not None or piece.error is not None
+        if piece.error is not None:
+            raise piece.error
+        return piece

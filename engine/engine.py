@@ -1,0 +1,331 @@
+"""The generation thread: its queue, the prompt that it reads and the batch that it decodes."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
+
+from .answer import (
+    Answer,
+    AnswerTimeoutError,
+    ClosedError,
+    Piece,
+    QueueFullError,
+    QueueTimeoutError,
+    Request,
+    StepError,
+    TokenProbability,
+)
+from .cache import BatchCache
+from .drawing import Row, choose_tokens, token_probabilities
+from .prompts import PromptCache, ReadPrompt
+
+logger = logging.getLogger(__name__)
+
+SHORTEST_SLICE = 0.02  # seconds of prompt reading between two tokens of the running answers
+
+
+class Engine:
+    """The thread that owns the model, its queue and its running batch.
+
+    Args:
+        model: a `ChatGLMForConditionalGeneration`, on its device and in evaluation mode.
+        tokenizer: its tokenizer.
+        max_batch_size: answers that run together.
+        max_queue: requests that may wait besides.
+        queue_seconds: how long a request may wait for its turn.
+        total_seconds: how long waiting and answering may take.
+        prompt_cache_bytes: memory for prompts that may be asked again.
+        on_finished: called in the engine's thread with each answer that has ended.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: ChatGLMTokenizer,
+        max_batch_size: int = 32,
+        max_queue: int = 256,
+        queue_seconds: float = 120.0,
+        total_seconds: float = 600.0,
+        prompt_cache_bytes: int = 256 << 20,
+        on_finished: Callable[[Answer], None] | None = None,
+    ) -> None:
+        for name, value, least in (("max_batch_size", max_batch_size, 1), ("max_queue", max_queue, 0)):
+            if value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
+        self.model, self.tokenizer = model, tokenizer
+        self.max_batch_size, self.max_queue = max_batch_size, max_queue
+        self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
+        self.on_finished = on_finished
+        ends = getattr(model.generation_config, "eos_token_id", None) or model.config.eos_token_id
+        self.end_ids = set(ends) if isinstance(ends, list | tuple) else {ends}
+        self.special_ids = set(tokenizer.all_special_ids)
+        self.waiting: collections.deque[Answer] = collections.deque()
+        self.reading: tuple[Answer, ReadPrompt | None] | None = None
+        self.rows: list[Row] = []
+        self.cache = BatchCache()
+        self.prompts = PromptCache(prompt_cache_bytes)
+        self.step_seconds = SHORTEST_SLICE
+        self.closing = self.cancelling = False
+        self.changed = threading.Condition()
+        self.woken: dict[asyncio.AbstractEventLoop, list[Answer]] = {}
+        self.thread = threading.Thread(target=self._run, daemon=True, name="chatglm-engine")
+        self.thread.start()
+
+    # What other threads call
+
+    def submit(self, *requests: Request) -> Answer | list[Answer]:
+        """Queue a request and return its answer; of several requests, all or none are taken.
+
+        Raises:
+            PromptTooLongError: a prompt leaves no token for an answer.
+            QueueFullError: there is no place for them.
+            ClosedError: the engine is closing.
+        """
+        limit = self.model.config.max_sequence_length
+        for request in requests:
+            if len(request.prompt_ids) >= limit:
+                raise PromptTooLongError(len(request.prompt_ids), limit)
+        answers = [Answer(request) for request in requests]
+        with self.changed:
+            if self.closing or not self.alive:
+                raise ClosedError("the server is shutting down")
+            # with places free in the batch, a request waits for its prompt only
+            places = self.max_queue + max(0, self.max_batch_size - self.batch_size)
+            if len(self.waiting) + len(requests) > places:
+                raise QueueFullError(
+                    f"the server is busy: {self.batch_size} answers are running and {len(self.waiting)} requests wait "
+                    f"(at most {self.max_queue} may). Try again later"
+                )
+            self.waiting.extend(answers)
+            self.changed.notify()
+        return answers[0] if len(answers) == 1 else answers
+
+    def close(self, cancel: bool = True) -> None:
+        """End the thread: at once, or with `cancel=False` when all answers have ended. No new ones are taken."""
+        with self.changed:
+            self.closing, self.cancelling = True, cancel
+            self.changed.notify()
+        self.thread.join()
+
+    @property
+    def queue_length(self) -> int:
+        """Number of requests that wait."""
+        return len(self.waiting)
+
+    @property
+    def batch_size(self) -> int:
+        """Number of answers that run, the one whose prompt is being read included."""
+        return len(self.rows) + (self.reading is not None)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self.thread.is_alive()
+
+    # The thread
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while True:
+            with self.changed:
+                while not (self.waiting or self.reading or self.rows or self.closing):
+                    self.changed.wait()
+                if self.closing and not (self.waiting or self.reading or self.rows):
+                    return
+            try:
+                self._drop()
+                self._read()
+                if self.rows:
+                    self._decode()
+            except Exception as error:  # the server must live on; those whose tokens were being computed are told
+                logger.exception("a step failed")
+                self._fail(error)
+            self._wake()
+
+    def _drop(self) -> None:
+        """End what was cancelled or took too long."""
+        now = time.monotonic()
+        with self.changed:
+            ended = [answer for answer in self.waiting if self._is_over(answer, now, waiting=True)]
+            for answer in ended:
+                self.waiting.remove(answer)
+        for answer in ended:
+            self._end(answer, self._reason(answer, now, waiting=True))
+        if self.reading is not None and self._is_over(self.reading[0], now):
+            self._end(self.reading[0], self._reason(self.reading[0], now))
+            self.reading = None
+        for index in reversed(range(len(self.rows))):
+            answer = self.rows[index].answer
+            if self._is_over(answer, now):
+                self._end(answer, self._reason(answer, now))
+                self._remove(index)
+
+    def _is_over(self, answer: Answer, now: float, waiting: bool = False) -> bool:
+        seconds = now - answer.submitted
+        too_long = seconds > self.total_seconds or waiting and seconds > self.queue_seconds
+        return answer.cancelled or self.cancelling or too_long
+
+    def _reason(self, answer: Answer, now: float, waiting: bool = False) -> Piece:
+        if answer.cancelled or self.cancelling:
+            return Piece(finish_reason="cancelled")
+        if waiting and now - answer.submitted > self.queue_seconds:
+            return Piece(error=QueueTimeoutError(f"no place became free within {self.queue_seconds:g} seconds"))
+        return Piece(error=AnswerTimeoutError(f"the answer took more than {self.total_seconds:g} seconds"))
+
+    def _read(self) -> None:
+        """Read waiting prompts for as long as a token of the running answers takes, or to the end if none runs."""
+        deadline = time.monotonic() + max(SHORTEST_SLICE, self.step_seconds)
+        while self.reading is not None or self._take():
+            answer, prompt = self.reading
+            try:
+                if prompt is None:
+                    prompt = ReadPrompt(self.model, answer.request.prompt_ids)
+                    self.reading = answer, prompt
+                if prompt.logits is None and not prompt.advance(deadline - time.monotonic()):
+                    return
+            except Exception as error:  # no running answer's state was touched: only this one ends
+                logger.exception("reading a prompt of %d tokens failed", len(answer.request.prompt_ids))
+                self.reading = None
+                self._end(answer, failed(error))
+                continue
+            self.reading = None
+            if not (answer.cached or answer.request.embedding):
+                self.prompts.put(prompt)
+            self._join(answer, prompt)
+            if self.rows and time.monotonic() >= deadline:
+                return
+
+    def _take(self) -> bool:
+        """Give the next waiting request its place; return whether there is a request and a place."""
+        with self.changed:
+            if not self.waiting or len(self.rows) >= self.max_batch_size:
+                return False
+            answer = self.waiting.popleft()
+            answer.started = time.monotonic()
+            prompt = self.prompts.get(answer.request.prompt_ids)
+            answer.cached = prompt is not None
+            self.reading = answer, prompt
+        return True
+
+    def _join(self, answer: Answer, prompt: ReadPrompt) -> None:
+        """Let an answer join the batch with its first token."""
+        if answer.request.embedding:
+            self._end(answer, Piece(finish_reason="stop", embedding=prompt.embedding.tolist()))
+            return
+        row = Row(answer, self.model, self.tokenizer)
+        self.cache.append_row(prompt)
+        self.rows.append(row)
+        self._choose(prompt.logits[None].clone(), [row])
+
+    def _decode(self) -> None:
+        """Compute one token for every running answer."""
+        start = time.monotonic()
+        self.cache.prepare()
+        last_tokens = torch.tensor([[row.last_token] for row in self.rows], device=self.model.device)
+        logits = self.model(input_ids=last_tokens, past_key_values=self.cache, use_cache=True).logits[:, 0].float()
+        self.cache.advance()
+        self._choose(logits, list(self.rows))
+        self.step_seconds += 0.2 * (time.monotonic() - start - self.step_seconds)
+
+    def _choose(self, logits: Tensor, rows: list[Row]) -> None:
+        """Choose and deliver the next token of some of the rows, and remove those that end with it."""
+        raw = logits.clone() if any(row.request.logprobs is not None for row in rows) else logits
+        tokens = choose_tokens(logits, rows)
+        probabilities = token_probabilities(raw, tokens, rows)
+        for row, token, probability in zip(rows, tokens, probabilities, strict=True):
+            if self._deliver(row, token, probability):
+                self._remove(self.rows.index(row))
+
+    def _deliver(self, row: Row, token: int | None, probability: TokenProbability | None) -> bool:
+        """Give an answer its next token; return whether it has ended."""
+        answer = row.answer
+        if answer.first_token is None:
+            answer.first_token = time.monotonic()
+        if token is None:
+            reason = (
+                "the model computed NaN or infinite logits for this request. Likely causes: damaged or wrongly "
+                "converted weights, or float16 overflow; load the model in bfloat16 or float32"
+            )
+            self._end(answer, Piece(error=InvalidLogitsError(reason)))
+            return True
+        ended = token in self.end_ids
+        row.last_token = token
+        if row.seen is not None:
+            row.seen.add(token)
+        if not ended:
+            answer.completion_tokens += 1
+            if probability is not None:
+                row.logprobs.append(probability)
+        text = "" if ended or token in self.special_ids else row.decoder.put(token)
+        full = not ended and answer.completion_tokens >= row.limit
+        text = row.stop.put(row.tidy.put(text))
+        if (ended or full) and not row.stop.found:
+            text += row.stop.put(row.tidy.put(row.decoder.end(), ended=True), ended=True)
+        finish_reason = "stop" if ended or row.stop.found else "length" if full else None
+        if text or finish_reason:
+            piece = Piece(text, row.logprobs, finish_reason)
+            row.logprobs = []
+            if finish_reason:
+                self._end(answer, piece)
+            else:
+                self._put(answer, piece)
+        return finish_reason is not None
+
+    def _remove(self, index: int) -> None:
+        self.cache.remove_row(index)
+        self.rows[index] = self.rows[-1]
+        self.rows.pop()
+
+    def _fail(self, error: Exception) -> None:
+        """End all answers whose state may be damaged, and start with an empty batch."""
+        answers = [row.answer for row in self.rows] + ([self.reading[0]] if self.reading else [])
+        self.rows, self.reading, self.cache = [], None, BatchCache()
+        for answer in answers:
+            if answer.finish_reason is None:
+                self._end(answer, failed(error))
+
+    def _end(self, answer: Answer, piece: Piece) -> None:
+        answer.finished = time.monotonic()
+        answer.finish_reason = piece.finish_reason or "error"
+        self._put(answer, piece)
+        if self.on_finished is not None:
+            try:
+                self.on_finished(answer)
+            except Exception:  # whoever counts must not stop the thread that answers
+                logger.exception("on_finished failed")
+
+    def _put(self, answer: Answer, piece: Piece) -> None:
+        answer.pieces.put(piece)
+        if answer.loop is not None:
+            self.woken.setdefault(answer.loop, []).append(answer)
+
+    def _wake(self) -> None:
+        """Tell each event loop once which answers have new pieces."""
+        for loop, answers in self.woken.items():
+            try:
+                loop.call_soon_threadsafe(_set_arrived, answers)
+            except RuntimeError:  # the loop has been closed, and with it whoever waited
+                for answer in answers:
+                    answer.cancel()
+        self.woken = {}
+
+
+def failed(error: Exception) -> Piece:
+    """Return the end of an answer that could not be computed."""
+    reason = "out of memory" if "memory" in str(error) else type(error).__name__
+    return Piece(error=StepError(f"the answer could not be computed: {reason}"))
+
+
+def _set_arrived(answers: list[Answer]) -> None:
+    for answer in answers:
+        answer.arrived.set()

@@ -1,0 +1,10 @@
+"""The API server's parts; `api.py` puts them together.
+
+- `protocol`: requests and answers as JSON, the original's and OpenAI's, and how roles become the model's rounds.
+- `gate`: what comes before every route: the key, the body's size, JSON whatever type it is sent as.
+- `errors`: which error has which status, in the shape of its route.
+- `service`: from a request to the engine's answers and back, and what happens when a client leaves.
+- `original_routes`, `openai_routes`, `glm_bot`: the routes.
+- `monitoring`: `/health`, and `/metrics` for Prometheus.
+- `arguments`: the flags.
+"""

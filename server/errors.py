@@ -1,0 +1,81 @@
+"""Refused requests: every error has its status, and the shape that the clients of its route read."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+import engine
+from chatglm import InvalidLogitsError, PromptTooLongError
+
+from .protocol import ApiError, error_body
+
+ENGINE_ERRORS = {  # status, code
+    PromptTooLongError: (400, "context_length_exceeded"),
+    engine.QueueFullError: (429, "queue_full"),
+    engine.QueueTimeoutError: (503, "queue_timeout"),
+    engine.AnswerTimeoutError: (504, "answer_timeout"),
+    engine.ClosedError: (503, "shutting_down"),
+    engine.StepError: (503, "not_computed"),
+    InvalidLogitsError: (500, "invalid_logits"),
+}
+MEANINGS = {
+    400: "prompt too long, or an unsupported parameter",
+    401: "wrong key",
+    404: "no such model",
+    408: "the body did not come in time",
+    413: "body too large",
+    422: "malformed JSON or wrong types",
+    429: "queue full",
+    500: "invalid logits, or a defect",
+    503: "no place in time, or shutting down",
+    504: "took too long",
+}
+RESPONSES = {status: {"description": text} for status, text in MEANINGS.items()}  # for the interactive documentation
+
+
+def failure(path: str, error: ApiError) -> JSONResponse:
+    """Return an error in the shape of the route that it happened on."""
+    return JSONResponse(error_body(path, error), error.status, error.headers)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Give an engine's error its HTTP status."""
+    status, code = ENGINE_ERRORS[type(error)]
+    return ApiError(status, str(error), code, {"Retry-After": "1"} if status in (429, 503) else None)
+
+
+def client_gone() -> ApiError:
+    """Return the error that nobody reads; its status is nginx's, for the count of requests."""
+    return ApiError(499, "the client has gone", "client_gone")
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Give every error the shape that the clients of its route read."""
+
+    async def refuse(request: Request, error: ApiError) -> Response:
+        return failure(request.url.path, error)
+
+    async def refuse_in_engine(request: Request, error: Exception) -> Response:
+        return failure(request.url.path, as_api_error(error))
+
+    async def refuse_route(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 400:  # how the framework reports a body that the JSON parser gave up on
+            return failure(request.url.path, ApiError(422, "the body must be JSON", "invalid_json"))
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        return failure(request.url.path, ApiError(error.status_code, str(error.detail), code, error.headers))
+
+    async def refuse_values(request: Request, error: RequestValidationError) -> Response:
+        found = [(".".join(map(str, item["loc"][1:])) or "body", item["msg"], item["type"]) for item in error.errors()]
+        status, code, message = 422, "invalid_request", "; ".join(f"{place}: {text}" for place, text, _ in found[:5])
+        if all(kind in ("extra_forbidden", "unsupported") for *_, kind in found):
+            status, code, message = 400, "unsupported_parameter", f"unsupported parameter: {message}"
+        return failure(request.url.path, ApiError(status, message, code, parameter=found[0][0].split(".")[0]))
+
+    app.add_exception_handler(ApiError, refuse)
+    app.add_exception_handler(HTTPException, refuse_route)
+    app.add_exception_handler(RequestValidationError, refuse_values)
+    for kind in ENGINE_ERRORS:
+        app.add_exception_handler(kind, refuse_in_engine)

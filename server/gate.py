@@ -1,0 +1,111 @@
+"""What comes before every route."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .arguments import ServerArguments
+from .errors import client_gone, failure
+from .monitoring import Metrics
+from .protocol import ApiError
+
+logger = logging.getLogger("chatglm.api")
+OPEN_PATHS = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")  # need no key
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in JSON, a character beyond U+FFFF is a pair of these
+
+
+class Gate:
+    """What comes before every route, and counts: the key, the body's size, and JSON whatever type it is sent as."""
+
+    def __init__(self, app: ASGIApp, arguments: ServerArguments, metrics: Metrics) -> None:
+        self.app, self.arguments, self.metrics = app, arguments, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        started = False
+
+        async def counted(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                route = getattr(scope.get("route"), "path", "other")
+                self.metrics.requests.labels(route, message["status"]).inc()
+            await send(message)
+
+        try:
+            headers = dict(scope["headers"])
+            self.check_key(scope["path"], headers.get(b"authorization", b""))
+            if scope["method"] == "POST":
+                body = await self.read_body_in_time(headers.get(b"content-length", b"0"), receive)
+                # the original reads JSON whatever its declared type is: curl -d declares a form
+                kept = [item for item in scope["headers"] if item[0] not in (b"content-type", b"content-length")]
+                length = str(len(body)).encode()
+                scope["headers"] = [*kept, (b"content-type", b"application/json"), (b"content-length", length)]
+                receive = replay(body, receive)
+            await self.app(scope, receive, counted)
+        except ApiError as error:
+            await failure(scope["path"], error)(scope, receive, counted)
+        except Exception:  # a defect: it is counted and said in the route's shape, and the next request is served
+            if started:  # the connection is cut, so that nobody takes the part for the whole
+                raise
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            error = ApiError(500, "the server failed; its log says why", "internal_error")
+            await failure(scope["path"], error)(scope, receive, counted)
+
+    def check_key(self, path: str, authorization: bytes) -> None:
+        key = self.arguments.api_key.encode()
+        given = authorization[7:] if authorization[:7].lower() == b"bearer " else b""
+        if key and path not in OPEN_PATHS and not hmac.compare_digest(given.strip(), key):
+            message = "Incorrect API key provided: send the server's key as `Authorization: Bearer KEY`"
+            raise ApiError(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
+
+    async def read_body_in_time(self, declared: bytes, receive: Receive) -> bytes:
+        seconds = self.arguments.request_timeout
+        try:
+            return await asyncio.wait_for(self.read_body(declared, receive), seconds)
+        except asyncio.TimeoutError as error:  # noqa: UP041 (Python 3.10 has two of that name)
+            raise ApiError(408, f"the body took more than {seconds:g} seconds", "body_timeout") from error
+
+    async def read_body(self, declared: bytes, receive: Receive) -> bytes:
+        limit, parts, size, more = self.arguments.max_body_bytes, [], 0, True
+        too_large = ApiError(413, f"the body may have {limit} bytes: please reduce the length", "body_too_large")
+        if declared.isdigit() and int(declared) > limit:
+            raise too_large
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise client_gone()
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise too_large
+            more = message.get("more_body", False)
+        body = b"".join(parts).removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as editors on Windows write it
+        try:
+            body.decode("utf-8")
+            if SURROGATE.search(body):  # half of a pair by itself is no character, and no answer could repeat it
+                json.dumps(json.loads(body), ensure_ascii=False).encode("utf-8")
+        except UnicodeError as error:
+            raise ApiError(422, f"the body must be JSON in UTF-8: {error.reason}", "invalid_json") from error
+        except (ValueError, RecursionError):  # not JSON at all: who reads it says so
+            pass
+        return body
+
+
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives a body that was read already, and then what comes."""
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replayed() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replayed

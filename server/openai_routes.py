@@ -1,0 +1,158 @@
+"""OpenAI's routes, under `/v1`."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+import engine as serving
+from chatglm import PromptTooLongError
+from engine import Answer
+
+from .errors import ENGINE_ERRORS, as_api_error
+from .protocol import (
+    DONE,
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    OpenAIRequest,
+    chat_logprobs,
+    completion_logprobs,
+    error_body,
+    event,
+    new_id,
+    to_rounds,
+    usage,
+)
+from .service import EventStream, Service, in_turn
+
+
+def add_openai_routes(app: FastAPI, service: Service) -> None:
+    """Add OpenAI's routes."""
+    tokenizer, created = service.tokenizer, int(time.time())
+
+    def model_card(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": created, "owned_by": "chatglm"}
+
+    @app.get("/v1/models", tags=["OpenAI"])
+    async def models() -> dict[str, Any]:
+        """List the one model."""
+        return {"object": "list", "data": [model_card(service.arguments.served_model_name)]}
+
+    @app.get("/v1/models/{name:path}", tags=["OpenAI"])
+    async def model(name: str) -> dict[str, Any]:
+        """Describe a model; any name is this server's model unless names are strict."""
+        service.check_model(EmbeddingRequest(input="", model=name))
+        return model_card(name)
+
+    def frame(body: OpenAIRequest, name: str, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+        head = {"id": name, "object": kind, "created": int(time.time())}
+        return head | {"model": body.model or service.arguments.served_model_name, "choices": choices, **more}
+
+    def choice(index: int, finish_reason: str | None, logprobs: Any, **content: Any) -> dict[str, Any]:
+        return {"index": index, **content, "logprobs": logprobs, "finish_reason": finish_reason}
+
+    async def events(body: OpenAIRequest, answers: list[Answer], name: str, query: Any) -> AsyncIterator[str]:
+        chat = isinstance(body, ChatCompletionRequest)
+        kind, texts = "chat.completion.chunk" if chat else "text_completion", [""] * len(answers)
+
+        def content(text: str) -> dict[str, Any]:
+            return {"delta": {"content": text} if text else {}} if chat else {"text": text}
+
+        def send(*choices: dict[str, Any], **more: Any) -> str:
+            return event(frame(body, name, kind, list(choices), **more))
+
+        if chat:  # at once, while the request may still wait: clients give up without a first byte
+            for index in range(len(answers)):
+                yield send(choice(index, None, None, delta={"role": "assistant"}))
+        try:
+            async for index, piece in in_turn(answers):
+                logprobs = None
+                if body.probabilities() is not None and piece.logprobs:
+                    offset = len(texts[index])
+                    logprobs = (
+                        chat_logprobs(tokenizer, piece.logprobs)
+                        if chat
+                        else completion_logprobs(tokenizer, piece.logprobs, offset)
+                    )
+                texts[index] += piece.text
+                if piece.text or logprobs:
+                    yield send(choice(index, None, logprobs, **content(piece.text)))
+                if piece.finish_reason:
+                    yield send(choice(index, piece.finish_reason, None, **content("")))
+            if body.stream_options is not None and body.stream_options.include_usage:
+                yield send(usage=usage(answers))
+        except tuple(ENGINE_ERRORS) as error:
+            yield event(error_body("/v1", as_api_error(error)))
+        finally:
+            service.log(name, answers, texts, query)
+        yield DONE
+
+    async def respond(
+        request: Request, body: ChatCompletionRequest | CompletionRequest, answers: list[Answer], query: Any
+    ) -> Response:
+        chat = isinstance(body, ChatCompletionRequest)
+        name = new_id("chatcmpl" if chat else "cmpl")
+        if body.stream:
+            return EventStream(request, answers, events(body, answers, name, query))
+        choices, shape = [], chat_logprobs if chat else completion_logprobs
+        for index, whole in enumerate(await service.collect(request, answers, name, query)):
+            logprobs = None if body.probabilities() is None else shape(tokenizer, whole.logprobs)
+            content = {"message": {"role": "assistant", "content": whole.text}} if chat else {"text": whole.text}
+            choices.append(choice(index, whole.finish_reason, logprobs, **content))
+        kind = "chat.completion" if chat else "text_completion"
+        return JSONResponse(frame(body, name, kind, choices, usage=usage(answers)))
+
+    @app.post("/v1/chat/completions", tags=["OpenAI"])
+    async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
+        """Continue a dialogue."""
+        query, history = to_rounds(body.messages)
+        service.check_size(query, *(text for pair in history for text in pair))
+
+        def encode() -> list[int]:
+            ids, _ = tokenizer.encode_chat(query, history)
+            if len(ids) >= service.limit:
+                raise PromptTooLongError(len(ids), service.limit)
+            return ids
+
+        messages = [{"role": message.role, "content": message.text()} for message in body.messages]
+        return await respond(request, body, await service.complete(body, [encode]), messages)
+
+    @app.post("/v1/completions", tags=["OpenAI"])
+    async def completions(request: Request, body: CompletionRequest) -> Response:
+        """Continue texts."""
+        prompts = body.prompts()
+        service.check_size(*prompts)
+        encoders = [lambda prompt=prompt: tokenizer.encode_prompt(prompt) for prompt in prompts]
+        return await respond(request, body, await service.complete(body, encoders), prompts)
+
+    @app.post("/v1/embeddings", tags=["OpenAI"])
+    async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
+        """Turn texts into vectors: means of the last hidden states, which is weak; the model was not trained for it."""
+        service.check_model(body)
+        name, texts, vectors, tokens = new_id("embedding"), body.texts(), [], 0
+        window = service.engine.max_batch_size  # so many at a time, so that others find their turn between
+        service.check_size(*texts)
+        for start in range(0, len(texts), window):
+            requests = []
+            for text in texts[start : start + window]:
+                requests.append(serving.Request(await run_in_threadpool(tokenizer.encode_prompt, text), embedding=True))
+            tokens += sum(len(one.prompt_ids) for one in requests)
+            for whole in await service.collect(request, service.submit(requests), name, texts):
+                vector = np.array(whole.embedding, dtype=np.float32)
+                vectors.append(vector / max(np.linalg.norm(vector), 1e-12))
+        data = []
+        for index, vector in enumerate(vectors):
+            packed = body.encoding_format == "base64"
+            value = base64.b64encode(vector.tobytes()).decode() if packed else vector.tolist()
+            data.append({"object": "embedding", "index": index, "embedding": value})
+        model, counts = body.model or service.arguments.served_model_name, {"prompt_tokens": tokens}
+        counts["total_tokens"] = tokens
+        return JSONResponse({"object": "list", "data": data, "model": model, "usage": counts})

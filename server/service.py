@@ -1,0 +1,223 @@
+"""From a route to the engine and back: requests of any protocol, streams of events, clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from fastapi import Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+import engine as serving
+from chatglm import PromptTooLongError
+from engine import Answer, Engine, Piece
+from utils import SamplingArguments
+
+from .arguments import ServerArguments
+from .errors import client_gone
+from .protocol import (
+    ApiError,
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    OpenAIRequest,
+    OriginalRequest,
+    Sampling,
+    usage,
+)
+
+logger = logging.getLogger("chatglm.api")
+
+
+@contextmanager
+def watched(request: Request, answers: Sequence[Answer]) -> Iterator[asyncio.Event]:
+    """Cancel answers when their client disconnects, which sets the event, and in any case at the end."""
+    gone = asyncio.Event()
+
+    async def wait() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+        for answer in answers:
+            answer.cancel()
+
+    task = asyncio.create_task(wait())
+    try:
+        yield gone
+    finally:
+        task.cancel()
+        for answer in answers:
+            answer.cancel()
+
+
+class EventStream(Response):
+    """A response of server-sent events, whose answers are cancelled when the client goes."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, request: Request, answers: Sequence[Answer], events: AsyncIterator[str]) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.request, self.answers, self.events = request, answers, events
+        del self.headers["content-length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with watched(self.request, self.answers), suppress(OSError):  # OSError: the client has gone
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for text in self.events:
+                await send({"type": "http.response.body", "body": text.encode("utf-8"), "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def in_turn(answers: Sequence[Answer]) -> AsyncIterator[tuple[int, Piece]]:
+    """Yield the pieces of several answers with their numbers, as they come.
+
+    Raises:
+        EngineError, InvalidLogitsError: the first that one of the answers ends with; a cancelled one is a ClosedError.
+    """
+    arrived: asyncio.Queue = asyncio.Queue()
+
+    async def forward(index: int, answer: Answer) -> None:
+        try:
+            async for piece in answer:
+                arrived.put_nowait((index, piece))
+        except Exception as error:  # raised again below, by the one who waits
+            arrived.put_nowait((index, error))
+
+    tasks = [asyncio.create_task(forward(index, answer)) for index, answer in enumerate(answers)]
+    try:
+        running = len(tasks)
+        while running:
+            index, piece = await arrived.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece.finish_reason == "cancelled":
+                raise serving.ClosedError("the server is shutting down: the answer was cut")
+            running -= piece.finish_reason is not None
+            yield index, piece
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+class Service:
+    """Turns requests of any protocol into the engine's, and keeps the log.
+
+    Args:
+        engine: generates.
+        arguments: of the server.
+        sampling: defaults of requests.
+    """
+
+    def __init__(self, engine: Engine, arguments: ServerArguments, sampling: SamplingArguments) -> None:
+        self.engine, self.tokenizer, self.arguments, self.sampling = engine, engine.tokenizer, arguments, sampling
+        self.limit = engine.model.config.max_sequence_length
+
+    def keywords(self, body: Sampling) -> dict[str, Any]:
+        """Return the sampling part of an engine's request."""
+        default = self.sampling
+
+        def given(value: Any, otherwise: Any) -> Any:
+            return otherwise if value is None else value
+
+        return {
+            "temperature": given(body.temperature, default.temperature),
+            "top_p": given(body.top_p, default.top_p),
+            "repetition_penalty": given(body.repetition_penalty, default.repetition_penalty),
+            "language": given(body.language, default.answer_language),
+            "seed": given(body.seed, default.seed),
+            "stop": body.stop_texts(),
+        }
+
+    async def ask(self, body: OriginalRequest) -> tuple[Answer, int]:
+        """Submit a question of the original's protocol; also return how many of its oldest rounds did not fit."""
+        limit = min(body.max_length or self.sampling.max_length, self.limit)
+        self.check_size(body.prompt)
+        ids, dropped = await run_in_threadpool(self.tokenizer.encode_chat, body.prompt, body.history, limit)
+        budgets = [limit - len(ids), body.max_new_tokens, self.sampling.max_new_tokens]
+        max_tokens = min(budget for budget in budgets if budget is not None)
+        answer = self.engine.submit(serving.Request(ids, max_tokens, **self.keywords(body)))
+        return answer, dropped
+
+    async def complete(
+        self, body: ChatCompletionRequest | CompletionRequest, prompts: Sequence[Callable[[], list[int]]]
+    ) -> list[Answer]:
+        """Submit `n` requests for each prompt, which is given as a function that encodes it."""
+        self.check_model(body)
+        max_tokens = getattr(body, "max_completion_tokens", None) or body.max_tokens or self.sampling.max_new_tokens
+        requests = []
+        for encode in prompts:
+            ids = await run_in_threadpool(encode)
+            for _ in range(body.n or 1):
+                request = serving.Request(ids, max_tokens, logprobs=body.probabilities(), **self.keywords(body))
+                if request.seed is not None:
+                    request.seed += len(requests)  # several answers, each with numbers of its own
+                requests.append(request)
+        return self.submit(requests)
+
+    def submit(self, requests: list[serving.Request]) -> list[Answer]:
+        """Submit requests together; refuse more than this server could ever take."""
+        most = self.engine.max_batch_size + self.engine.max_queue
+        if len(requests) > most:
+            message = f"{len(requests)} answers are asked for at once, and this server takes {most}: ask for fewer"
+            raise ApiError(400, message, "too_many_answers")
+        answers = self.engine.submit(*requests)
+        return answers if isinstance(answers, list) else [answers]
+
+    async def collect(self, request: Request, answers: Sequence[Answer], name: str, query: object) -> list[Piece]:
+        """Wait for answers to end, and return each as one piece.
+
+        Raises:
+            ApiError: the client has gone; nobody reads it, and the number of such requests is counted.
+            EngineError, InvalidLogitsError: as `in_turn`.
+        """
+        wholes = [Piece() for _ in answers]
+        with watched(request, answers) as gone:
+            try:
+                async for index, piece in in_turn(answers):
+                    whole = wholes[index]
+                    whole.text += piece.text
+                    whole.logprobs += piece.logprobs
+                    whole.finish_reason, whole.embedding = piece.finish_reason, piece.embedding
+            except serving.ClosedError as error:
+                if gone.is_set():
+                    raise client_gone() from error
+                raise
+            finally:
+                self.log(name, answers, [whole.text for whole in wholes], query)
+        return wholes
+
+    def check_model(self, body: OpenAIRequest | EmbeddingRequest) -> None:
+        """Refuse an unknown model name where that is asked for."""
+        served = self.arguments.served_model_name
+        if self.arguments.strict_model_names and body.model not in (None, served):
+            raise ApiError(
+                404, f"The model `{body.model}` does not exist; this server has `{served}`", "model_not_found"
+            )
+
+    def check_size(self, *texts: str) -> None:
+        """Refuse texts that are certainly too long without encoding them: no token is longer than 80 characters."""
+        if any(len(text) > 80 * self.limit for text in texts):
+            shortest = max(len(text) for text in texts) // 80
+            raise PromptTooLongError(shortest, self.limit)
+
+    def log(self, name: str, answers: Sequence[Answer], texts: Sequence[str], query: object) -> None:
+        """Write one line for a request: counts and times; what was said only if asked for."""
+        counts = usage(answers)
+        first = min((answer.first_token - answer.submitted for answer in answers if answer.first_token), default=None)
+        logger.info(
+            "%s: %d + %d tokens, first after %s s, all after %.3f s, %s",
+            name,
+            counts["prompt_tokens"],
+            counts["completion_tokens"],
+            "-" if first is None else f"{first:.3f}",
+            max((answer.finished or time.monotonic()) - answer.submitted for answer in answers),
+            ", ".join(sorted({answer.finish_reason or "cancelled" for answer in answers})),
+        )
+        if self.arguments.log_conversations:
+            logger.info("%s: %s -> %s", name, *(json.dumps(said, ensure_ascii=False) for said in (query, list(texts))))
