@@ -22,8 +22,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,36 @@ class Request:
     logprobs: int | None = None
     map_punctuation: bool = True
     embedding: bool = False
+
+
+def chat_request(
+    tokenizer: ChatGLMTokenizer,
+    query: str,
+    history: Sequence[Sequence[str]] | None,
+    max_length: int,
+    max_new_tokens: int | None = None,
+    **drawing: Any,
+) -> tuple[Request, int]:
+    """Make the request for a question that follows earlier rounds.
+
+    Args:
+        tokenizer: of the model.
+        query: the question.
+        history: earlier (question, answer) rounds, oldest first.
+        max_length: tokens that prompt and answer may have together.
+        max_new_tokens: limit of the answer alone, in tokens.
+        drawing: further attributes of the request.
+
+    Returns:
+        (the request, number of rounds dropped from the start of history because they did not fit).
+
+    Raises:
+        PromptTooLongError: the question alone leaves no token for an answer.
+    """
+    prompt_ids, dropped = tokenizer.encode_chat(query, history, max_length)
+    room = max_length - len(prompt_ids)
+    max_tokens = room if max_new_tokens is None else min(room, max_new_tokens)
+    return Request(prompt_ids, max_tokens, **drawing), dropped
 
 
 @dataclass
@@ -634,6 +665,11 @@ class Engine:
                     answer.cancel()
             self.changed.notify()
         self.thread.join()
+
+    def place(self, answer: Answer) -> int:
+        """Return an answer's place in the queue, the next one's being 1; 0 if it does not wait (any more)."""
+        with self.changed:
+            return self.waiting.index(answer) + 1 if answer in self.waiting else 0
 
     @property
     def queue_length(self) -> int:
