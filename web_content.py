@@ -20,7 +20,7 @@ TEXTS = {
     "zh": {
         "subtitle": "开源双语对话语言模型",
         "welcome": "你好，想聊点什么？",
-        "placeholder": "输入问题，Enter 发送，Shift+Enter 换行",
+        "placeholder": "输入问题，Shift+Enter 换行",
         "settings": "参数设置",
         "max_length": "最大长度",
         "max_length_info": "历史、问题和回答合计的 token 数上限",
@@ -44,7 +44,7 @@ TEXTS = {
     "en": {
         "subtitle": "an open bilingual dialogue language model",
         "welcome": "Hello, what shall we talk about?",
-        "placeholder": "Ask something. Enter sends, Shift+Enter starts a new line",
+        "placeholder": "Ask something (Shift+Enter: new line)",
         "settings": "Settings",
         "max_length": "Maximum length",
         "max_length_info": "limit of history, question and answer together, in tokens",

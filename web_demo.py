@@ -394,7 +394,7 @@ def launch(demo: gr.Blocks, arguments: PageArguments, **options: Any) -> str:
         show_error=True,
         footer_links=["settings"],
         i18n=gr.I18n(**languages),
-        theme=gr.themes.Soft(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONOSPACE_FONTS),
+        theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONOSPACE_FONTS),
         css_paths=RESOURCES / "web_demo.css",
         head=f"<script>{(RESOURCES / 'web_demo.js').read_text(encoding='utf-8')}</script>",
         app_kwargs={"middleware": [Middleware(ContentSecurityPolicy)]},
@@ -412,7 +412,9 @@ def free_port(host: str) -> int:
 
 def main(description: str = __doc__) -> int:
     """Run the page and return the exit status; the description is what --help begins with."""
-    model_arguments, sampling, arguments = parse_arguments(description, ModelArguments, SamplingArguments, PageArguments)
+    model_arguments, sampling, arguments = parse_arguments(
+        description, ModelArguments, SamplingArguments, PageArguments
+    )
     model, tokenizer = load_model_and_tokenizer(model_arguments)
     engine = Engine(model, tokenizer, max_batch_size=arguments.max_batch_size)
     demo = build_demo(engine, sampling, arguments.lang)

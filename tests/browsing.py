@@ -36,3 +36,21 @@ def open_browser(folder: Path) -> Iterator:
         )
         yield browser
         browser.close()
+
+
+# Python code for the beginning of a program: connections to other computers are refused, and told on standard error.
+BLOCKED = """
+import socket, sys
+def refuse(name, original, place):
+    def wrapped(*arguments, **more):
+        host = arguments[place]
+        host = host[0] if isinstance(host, tuple) else host
+        if host not in ("localhost", "127.0.0.1", "::1", "0.0.0.0", "", None):
+            print("blocked", name, host, file=sys.stderr, flush=True)
+            raise OSError(f"blocked: {host}")
+        return original(*arguments, **more)
+    return wrapped
+for name in ("connect", "connect_ex"):
+    setattr(socket.socket, name, refuse(name, getattr(socket.socket, name), 1))
+socket.getaddrinfo = refuse("getaddrinfo", socket.getaddrinfo, 0)
+"""

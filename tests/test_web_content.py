@@ -74,7 +74,8 @@ def test_answer_markdown_for_streamlit(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["类型#裙*风格#简约*图案#条纹", "<script>alert(1)</script> &lt; &#60;", "    # _a_ `b` $c$\n1. d\n\te", "a\n\nb"]
+    "text",
+    ["类型#裙*风格#简约*图案#条纹", "<script>alert(1)</script> &lt; &#60;", "    # _a_ `b` $c$\n1. d\n\te", "a\n\nb"],
 )
 def test_question_markdown_is_reversible_and_leaves_no_mark(text):
     shown = question_markdown(text, GRADIO)
