@@ -105,7 +105,7 @@ class Visitor:
     def shows(self, *texts: str) -> None:
         """Wait until the chat is these questions and answers, and none is being answered."""
         expect(self.page.locator("#question .submit-button")).to_be_visible()
-        expect(self.page.locator("#chat .message .md")).to_have_text(list(texts))
+        expect(self.page.locator("#chat .message .md")).to_have_text(list(texts), use_inner_text=True)
 
     def click(self, name: str) -> None:
         self.page.locator(f"#chat button[title='{name}'], #chat button[aria-label='{name}']").last.click()
@@ -175,9 +175,9 @@ def test_shift_enter_and_input_methods_do_not_send(visit, site):
 
 def test_retry_undo_and_edit(visit, site):
     person = visit()
-    for question in ("first", "*second*"):
-        person.ask(question)
-        expect(person.page.locator("#question .submit-button")).to_be_visible()
+    person.ask("first")
+    person.shows("first", "answer 0 to first")
+    person.ask("*second*")
     chat = ("first", "answer 0 to first", "*second*", "answer 1 to *second*")
     person.shows("first", "answer 0 to first", "*second*", "answer 1 to second")  # in italics
     before = len(site.engine.requests)
@@ -271,6 +271,8 @@ def test_markdown_is_rendered_and_html_stays_text(visit):
     question = '<b>markdown</b> <script>window.attacked = 4</script><img src="http://evil.example/c.png">'
     person.ask(question)
     expect(person.page.locator("#chat .user .md")).to_have_text(question)
+    expect(person.page.locator("#chat .bot .md")).to_contain_text("answer 0 to")
+    expect(person.page.locator("#question .submit-button")).to_be_visible()
     person.ask("markdown")
     answer = person.page.locator("#chat .bot .md").last
     expect(answer.locator("strong")).to_have_text("bold")
@@ -288,7 +290,7 @@ def test_markdown_is_rendered_and_html_stays_text(visit):
 def test_copy_gives_what_was_typed(visit):
     person = visit(permissions=["clipboard-read", "clipboard-write"])
     person.ask("*a* <b>")
-    expect(person.page.locator("#question .submit-button")).to_be_visible()
+    expect(person.page.locator("#chat .bot .md")).to_be_visible()
     person.page.locator("#chat button[aria-label*='opy'], #chat button[title*='opy']").first.click()
     person.page.wait_for_function("async () => (await navigator.clipboard.readText()).includes('<b>')")
     assert "*a* <b>" in person.page.evaluate("navigator.clipboard.readText()")
