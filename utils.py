@@ -140,6 +140,21 @@ class SamplingArguments:
         return {name: value for name, value in keywords.items() if value is not None}
 
 
+@dataclass
+class ServingArguments:
+    """Where a server or a page listens, and how many people it answers at the same time."""
+
+    host: str = field(default="127.0.0.1", metadata={"help": "address to listen at; 0.0.0.0 is all of this computer's"})
+    port: int = field(default=8000, metadata={"help": "port to listen at; 0 to 65535, 0 picks a free one"})
+    max_batch_size: int = field(default=32, metadata={"help": "answers that are generated together; 1 and up"})
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be from 0 to 65535, got {self.port}")
+        if self.max_batch_size < 1:
+            raise ValueError(f"max_batch_size must be at least 1, got {self.max_batch_size}")
+
+
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Show each flag's default, and the script's docstring as it is written."""
 

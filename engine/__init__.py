@@ -22,6 +22,7 @@ from .answer import (
     Request,
     StepError,
     TokenProbability,
+    chat_request,
 )
 from .engine import Engine
 
@@ -37,4 +38,5 @@ __all__ = [
     "Request",
     "StepError",
     "TokenProbability",
+    "chat_request",
 ]

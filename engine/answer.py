@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from chatglm import ChatGLMTokenizer
 from utils import CHAT_DEFAULTS
 
 
@@ -63,6 +66,36 @@ class Request:
     logprobs: int | None = None
     map_punctuation: bool = True
     embedding: bool = False
+
+
+def chat_request(
+    tokenizer: ChatGLMTokenizer,
+    query: str,
+    history: Sequence[Sequence[str]] | None,
+    max_length: int,
+    max_new_tokens: int | None = None,
+    **drawing: Any,
+) -> tuple[Request, int]:
+    """Make the request for a question that follows earlier rounds.
+
+    Args:
+        tokenizer: of the model.
+        query: the question.
+        history: earlier (question, answer) rounds, oldest first.
+        max_length: tokens that prompt and answer may have together.
+        max_new_tokens: limit of the answer alone, in tokens.
+        drawing: further attributes of the request.
+
+    Returns:
+        (the request, number of rounds dropped from the start of history because they did not fit).
+
+    Raises:
+        PromptTooLongError: the question alone leaves no token for an answer.
+    """
+    prompt_ids, dropped = tokenizer.encode_chat(query, history, max_length)
+    room = max_length - len(prompt_ids)
+    max_tokens = room if max_new_tokens is None else min(room, max_new_tokens)
+    return Request(prompt_ids, max_tokens, **drawing), dropped
 
 
 @dataclass

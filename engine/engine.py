@@ -117,6 +117,11 @@ class Engine:
             self.changed.notify()
         self.thread.join()
 
+    def place(self, answer: Answer) -> int:
+        """Return an answer's place in the queue, the next one's being 1; 0 if it does not wait (any more)."""
+        with self.changed:
+            return self.waiting.index(answer) + 1 if answer in self.waiting else 0
+
     @property
     def queue_length(self) -> int:
         """Number of requests that wait."""

@@ -4,20 +4,19 @@ import math
 import os
 from dataclasses import dataclass, field
 
+from utils import ServingArguments
+
 
 @dataclass
-class ServerArguments:
-    """What only the server has."""
+class ServerArguments(ServingArguments):
+    """What only the server has, beside where it listens."""
 
-    host: str = field(default="127.0.0.1", metadata={"help": "address to listen at; 0.0.0.0 is all of this computer's"})
-    port: int = field(default=8000, metadata={"help": "port to listen at; 0 to 65535, 0 picks a free one"})
     api_key: str = field(
         default="", metadata={"help": "key that clients must send as `Authorization: Bearer`; also CHATGLM_API_KEY"}
     )
     allow_origin: str = field(
         default="", metadata={"help": "origins, by commas, whose pages may call the server (CORS); * is all"}
     )
-    max_batch_size: int = field(default=32, metadata={"help": "answers that are generated together; 1 and up"})
     max_queue: int = field(default=256, metadata={"help": "requests that may wait besides; 0 and up"})
     queue_timeout: float = field(default=120.0, metadata={"help": "seconds that a request may wait for its turn"})
     request_timeout: float = field(default=600.0, metadata={"help": "seconds that a request may take altogether"})
@@ -30,12 +29,11 @@ class ServerArguments:
     glm_bot: bool = field(default=False, metadata={"help": "also serve glm-bot's routes: /chat, /clear, /chatglm"})
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must be from 0 to 65535, got {self.port}")
+        super().__post_init__()
         for name in ("queue_timeout", "request_timeout", "drain_seconds", "prompt_cache_mb"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        for name, least in (("max_batch_size", 1), ("max_queue", 0), ("max_body_bytes", 1024)):
+        for name, least in (("max_queue", 0), ("max_body_bytes", 1024)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         self.api_key = self.api_key or os.environ.get("CHATGLM_API_KEY", "")

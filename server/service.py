@@ -138,11 +138,17 @@ class Service:
         """Submit a question of the original's protocol; also return how many of its oldest rounds did not fit."""
         limit = min(body.max_length or self.sampling.max_length, self.limit)
         self.check_size(body.prompt)
-        ids, dropped = await run_in_threadpool(self.tokenizer.encode_chat, body.prompt, body.history, limit)
-        budgets = [limit - len(ids), body.max_new_tokens, self.sampling.max_new_tokens]
-        max_tokens = min(budget for budget in budgets if budget is not None)
-        answer = self.engine.submit(serving.Request(ids, max_tokens, **self.keywords(body)))
-        return answer, dropped
+        limits = [tokens for tokens in (body.max_new_tokens, self.sampling.max_new_tokens) if tokens is not None]
+        request, dropped = await run_in_threadpool(
+            serving.chat_request,
+            self.tokenizer,
+            body.prompt,
+            body.history,
+            max_length=limit,
+            max_new_tokens=min(limits, default=None),
+            **self.keywords(body),
+        )
+        return self.engine.submit(request), dropped
 
     async def complete(
         self, body: ChatCompletionRequest | CompletionRequest, prompts: Sequence[Callable[[], list[int]]]

@@ -17,6 +17,7 @@ import torch
 from test_tokenization_chatglm import CONTROL_TOKENS, FORMATTING_TOKENS, write_folder, write_vocabulary
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from engine import Answer, Engine, Request
 
 ROOT = Path(__file__).resolve().parent.parent
 History = list[tuple[str, str]]
@@ -61,6 +62,50 @@ class ReplayModel:
                 yield response, [*history, (query, response)]
         finally:
             self.closed += 1
+
+
+class ReplayEngine(Engine):
+    """An engine of which all is real but the choice of tokens: its answers are given.
+
+    Args:
+        model, tokenizer: a small checkpoint; the model is computed, but what it says does not count.
+        answer: returns the answer to a prompt's text.
+        seconds: pause before each token; may be changed while the engine runs.
+        options: of `Engine`.
+
+    Attributes:
+        requests: those that were answered or are being answered.
+    """
+
+    def __init__(
+        self,
+        model: ChatGLMForConditionalGeneration,
+        tokenizer: ChatGLMTokenizer,
+        answer: Callable[[str], str],
+        seconds: float = 0.0,
+        **options,
+    ) -> None:
+        self.answer, self.seconds = answer, seconds
+        self.requests: list[Request] = []
+        super().__init__(model, tokenizer, **options)
+
+    def prompt(self, request: Request) -> str:
+        """Return the text that a request asks to continue, with the colons that its vocabulary makes half as wide."""
+        text = self.tokenizer.decode(request.prompt_ids, skip_special_tokens=True)
+        return text.replace("问:", "问：").replace("答:", "答：")
+
+    def _join(self, answer: Answer, prompt) -> None:
+        self.requests.append(answer.request)
+        text = self.answer(self.prompt(answer.request))
+        answer.script = [*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id]
+        super()._join(answer, prompt)
+
+    def _choose(self, logits: torch.Tensor, rows: list) -> None:
+        time.sleep(self.seconds)
+        logits.fill_(-torch.inf)
+        for scores, row in zip(logits, rows, strict=True):
+            scores[row.answer.script.pop(0)] = 0
+        super()._choose(logits, rows)
 
 
 def write_small_checkpoint(folder: Path, **config) -> ChatGLMForConditionalGeneration:

@@ -13,10 +13,18 @@ import pytest
 
 import cli_demo
 import utils
+import web_demo
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
-ARGUMENTS = {"cli_demo.py": (utils.ModelArguments, utils.SamplingArguments, cli_demo.ChatArguments)}
+PAGE = (utils.ModelArguments, utils.SamplingArguments, web_demo.PageArguments)
+ARGUMENTS = {
+    "cli_demo.py": (utils.ModelArguments, utils.SamplingArguments, cli_demo.ChatArguments),
+    "web_demo.py": PAGE,
+    "web_demo2.py": PAGE[:2],
+    "ptuning/web_demo.py": PAGE,
+    "resources/make_web_pictures.py": (),
+}
 
 
 def blocks(readme: Path, language: str) -> list[str]:
@@ -50,9 +58,14 @@ def test_commands_exist(readme):
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
 def test_flags_are_those_of_the_program(readme):
-    """The table of flags names every flag of cli_demo.py, and no flag that there is not."""
+    """The tables of flags name every flag of the terminal chat and of the web page, and no flag that there is not."""
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]+)", readme.read_text(encoding="utf-8"))}
-    existing = {name for arguments in ARGUMENTS["cli_demo.py"] for name in arguments.__dataclass_fields__}
+    existing = {
+        name
+        for script in ("cli_demo.py", "web_demo.py")
+        for arguments in ARGUMENTS[script]
+        for name in arguments.__dataclass_fields__
+    }
     assert named == existing | {"model", "quantize"}
 
 

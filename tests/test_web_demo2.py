@@ -1,0 +1,208 @@
+"""Tests of web_demo2.py: its page in a real browser, with an engine whose answers are given."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from replay import write_small_checkpoint
+
+from chatglm import ChatGLMTokenizer
+
+pytest.importorskip("streamlit", reason="needs streamlit")
+from browsing import BLOCKED, expect, open_browser  # noqa: E402  (after the check for Playwright in it)
+from test_web_demo import LONG, MARKDOWN  # noqa: E402
+
+from web_content import TEXTS  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+# The page with an engine in place of the checkpoint's, and a pause before each token of the answer to `long`.
+PROGRAM = """
+import sys
+import streamlit as st
+from replay import ReplayEngine
+from test_web_demo import reply
+import web_demo2
+from utils import ModelArguments, SamplingArguments, load_model_and_tokenizer
+
+@st.cache_resource
+def engine():
+    made = ReplayEngine(*load_model_and_tokenizer(ModelArguments({folder!r}, device="cpu")), reply, seconds=0.01)
+    submit = made.submit
+
+    def told(*requests):
+        for request in requests:
+            print("asked", repr(made.prompt(request)), request.top_p, request.temperature, flush=True)
+        return submit(*requests)
+
+    made.submit = told
+    made.on_finished = lambda answer: print("ended", answer.finish_reason, flush=True)
+    return made
+
+web_demo2.draw_page(engine(), SamplingArguments(), "auto")
+"""
+
+
+class Program:
+    """A Streamlit server with the page."""
+
+    def __init__(self, script: Path, *words: str) -> None:
+        code = BLOCKED + f"import sys; sys.argv = {['streamlit', 'run', str(script), *words]!r}\n"
+        code += "from streamlit.web.cli import main; main()"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,  # where .streamlit/config.toml is
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        self.log: list[str] = []
+        self.address = re.search(r"http://\S+", self.read_until("http://127.0.0.1"))[0]
+
+    def read_until(self, text: str) -> str:
+        """Return the next line of the log with a text in it; fail if the program ends before."""
+        for line in self.process.stdout:
+            self.log.append(line)
+            if text in line:
+                return line
+        raise AssertionError("".join(self.log))
+
+    def close(self) -> str:
+        """End the program and return its log."""
+        self.process.send_signal(signal.SIGTERM)
+        rest, _ = self.process.communicate(timeout=60)
+        return "".join(self.log) + rest
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("streamlit")
+    model = write_small_checkpoint(folder / "model")
+    del model
+    ChatGLMTokenizer.from_pretrained(folder / "model")
+    script = folder / "page.py"
+    script.write_text(PROGRAM.format(folder=str(folder / "model")), encoding="utf-8")
+    made = Program(script, "--server.port", str(free_port()))
+    yield made
+    log = made.close()
+    assert "Traceback" not in log and "blocked" not in log, log
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with open_browser(tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
+
+
+class Visitor:
+    """A person with a browser of their own."""
+
+    def __init__(self, context, address: str) -> None:
+        self.context = context
+        self.asked: list[str] = []
+        context.on("request", lambda request: self.asked.append(request.url))
+        self.page = context.new_page()
+        self.page.goto(address)
+        self.box = self.page.get_by_test_id("stChatInputTextArea")
+        expect(self.box).to_be_visible()
+
+    def ask(self, question: str) -> None:
+        self.box.fill(question)
+        self.box.press("Enter")
+
+    def shows(self, *texts: str) -> None:
+        """Wait until the chat is these questions and answers."""
+        messages = self.page.get_by_test_id("stChatMessageContent").get_by_test_id("stMarkdownContainer")
+        expect(messages).to_have_text(list(texts))
+
+
+@pytest.fixture
+def visit(browser, program):
+    with contextlib.ExitStack() as stack:
+
+        def new(locale: str = "en-US", **options) -> Visitor:
+            context = stack.enter_context(contextlib.closing(browser.new_context(locale=locale, **options)))
+            context.set_default_timeout(120_000)
+            return Visitor(context, program.address)
+
+        yield new
+
+
+def test_ask_with_history_sliders_and_clear(visit, program):
+    """Rounds follow one another, the model is asked with the history and with what the sliders are set to."""
+    person = visit()
+    for name, value in (("max_length", "2048"), ("top_p", "0.70"), ("temperature", "0.95")):
+        slider = person.page.get_by_test_id("stSlider").filter(has_text=TEXTS["en"][name])
+        expect(slider).to_contain_text(value)
+    person.ask("first")
+    person.shows("first", "answer 0 to first")
+    thumb = person.page.get_by_role("slider", name=TEXTS["en"]["temperature"])
+    thumb.press("Home")
+    expect(thumb).to_have_attribute("aria-valuenow", "0")
+    person.ask("second")
+    person.shows("first", "answer 0 to first", "second", "answer 1 to second")
+    while "second" not in (line := program.read_until("asked")):
+        pass
+    assert "first" in line and line.strip().endswith("0.7 0.0")
+    person.page.get_by_role("button", name=TEXTS["en"]["clear"]).click()
+    person.shows()
+    person.ask("third")
+    person.shows("third", "answer 0 to third")
+
+
+def test_stream_stop_and_separate_people(visit, program):
+    """Text is seen as it comes; Streamlit's Stop ends the generation; nobody sees another's chat."""
+    person, other = visit(), visit("zh-CN")
+    expect(other.box).to_have_attribute("placeholder", TEXTS["zh"]["placeholder"])
+    person.ask("long")
+    expect(person.page.get_by_test_id("stChatMessageContent").last).to_contain_text("abcdefghij abc")
+    person.page.get_by_role("button", name=TEXTS["en"]["clear"]).click()
+    while "cancelled" not in program.read_until("ended"):
+        pass
+    person.shows()
+    other.ask("mine")
+    other.shows("mine", "answer 0 to mine")
+    person.shows()
+
+
+def test_html_stays_text_and_nothing_is_fetched_from_other_computers(visit, program):
+    person = visit(viewport={"width": 390, "height": 800})
+    question = "<b>markdown</b> *x* <script>window.attacked = 4</script>"
+    person.ask(question)
+    expect(person.page.get_by_test_id("stChatMessageContent").first).to_have_text(question)
+    person.ask("markdown")
+    answer = person.page.get_by_test_id("stChatMessageContent").last
+    expect(answer.locator("strong")).to_have_text("bold")
+    expect(answer.locator(".katex").first).to_be_visible()
+    expect(answer.locator("pre code")).to_contain_text("return x < 1")
+    expect(answer).to_contain_text("<b>tag</b>")
+    expect(answer).to_contain_text("<script>window.attacked = 1</script>")
+    expect(answer.locator("img")).to_have_count(0)
+    assert person.page.evaluate("window.attacked") is None
+    assert person.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert [url for url in person.asked if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", url)] == []
+
+
+def test_errors_are_shown_and_the_chat_goes_on(visit):
+    person = visit()
+    person.ask("many words " * 3000)
+    expect(person.page.get_by_test_id("stAlert")).to_contain_text("2048")
+    person.ask("again")
+    person.shows("again", "answer 0 to again")

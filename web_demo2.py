@@ -1,0 +1,143 @@
+"""Chat with ChatGLM-6B in a web browser, by Streamlit.
+
+    pip install streamlit
+    python web_demo2.py                              the embedded mini checkpoint on http://127.0.0.1:8501
+    python web_demo2.py --model THUDM/chatglm-6b     the real one; --model also takes a folder
+    streamlit run web_demo2.py -- --model PATH       the same, with Streamlit's own flags before the --
+
+Ctrl-C ends the program. Nothing is asked of other computers.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import streamlit as st
+from streamlit import runtime
+from streamlit.web import bootstrap
+
+from engine import Engine
+from utils import (
+    ModelArguments,
+    SamplingArguments,
+    ServingArguments,
+    load_model_and_tokenizer,
+    parse_arguments,
+    run_main,
+)
+from web_content import (
+    ANSWER_ERRORS,
+    HISTORY_ROUNDS,
+    MODEL_NAME,
+    STREAMLIT,
+    TEXTS,
+    answer_markdown,
+    describe,
+    make_request,
+    question_markdown,
+    sliders,
+)
+
+
+@dataclass
+class PageArguments(ServingArguments):
+    """What only the Streamlit page has, beside where it listens."""
+
+    port: int = field(default=8501, metadata=ServingArguments.__dataclass_fields__["port"].metadata)
+    lang: Literal["auto", "zh", "en"] = field(
+        default="auto", metadata={"help": "language of the page: zh or en; auto follows the browser"}
+    )
+
+
+@st.cache_resource(show_spinner=False)
+def load_engine(arguments: ModelArguments, max_batch_size: int) -> Engine:
+    """Return the engine that answers everybody."""
+    return Engine(*load_model_and_tokenizer(arguments), max_batch_size=max_batch_size)
+
+
+def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
+    """Draw the page, and answer the question that was typed, if there is one.
+
+    Args:
+        engine: answers.
+        sampling: where the sliders stand at first, and what has no slider.
+        lang: language of the page: zh, en, or auto for the browser's.
+    """
+    st.set_page_config(page_title=MODEL_NAME, page_icon=":robot:", layout="centered")
+    if lang == "auto":
+        lang = "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
+    texts = TEXTS[lang]
+    history: list[list[str]] = st.session_state.setdefault("history", [])
+    with st.sidebar:
+        st.header(texts["settings"])
+        chosen = {
+            name: st.slider(texts[name], *slider, help=texts[f"{name}_info"], key=name)
+            for name, slider in sliders(sampling, engine.model.config.max_sequence_length).items()
+        }
+        if st.button(texts["clear"], width="stretch"):
+            history.clear()
+    st.title(MODEL_NAME)
+    for query, reply in history:
+        st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
+        st.chat_message("assistant").markdown(answer_markdown(reply, STREAMLIT))
+    if not history:
+        st.caption(texts["welcome"])
+    if query := st.chat_input(texts["placeholder"]):
+        st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
+        with st.chat_message("assistant"):
+            answer_question(engine, query, history, replace(sampling, **chosen), texts)
+
+
+def answer_question(
+    engine: Engine, query: str, history: list[list[str]], sampling: SamplingArguments, texts: dict[str, str]
+) -> None:
+    """Answer a question below those before it, as the answer is generated; keep the round, of a stopped one too."""
+    place, reply = st.empty(), ""
+    try:
+        request, dropped = make_request(engine.tokenizer, query, history, sampling)
+        answer = engine.submit(request)
+        try:
+            for piece in answer:
+                reply += piece.text
+                place.markdown(answer_markdown(reply, STREAMLIT))
+        finally:  # also where Streamlit ends this run, because its visitor pressed Stop or left
+            answer.cancel()
+            if reply:
+                history.append([query, reply])
+                del history[:-HISTORY_ROUNDS]
+    except (*ANSWER_ERRORS, ValueError) as error:
+        st.error(question_markdown(describe(error, texts), STREAMLIT))
+        return
+    if dropped:
+        st.caption(texts["dropped"].format(dropped))
+    if answer.finish_reason == "length":
+        st.caption(texts["length"])
+
+
+def draw() -> None:
+    """Draw the page of the command line's arguments, in a process that Streamlit runs."""
+    model_arguments, sampling, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, PageArguments)
+    draw_page(load_engine(model_arguments, arguments.max_batch_size), sampling, arguments.lang)
+
+
+def main() -> None:
+    """Load the model, so that an error in that is told here, and have Streamlit run this file."""
+    model_arguments, _, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, PageArguments)
+    load_engine(model_arguments, arguments.max_batch_size)
+    options = {
+        "server_address": arguments.host,
+        "server_port": arguments.port,
+        "server_headless": True,
+        "server_fileWatcherType": "none",
+        "browser_gatherUsageStats": False,
+        "client_toolbarMode": "minimal",
+    }
+    bootstrap.load_config_options(options)
+    bootstrap.run(__file__, False, sys.argv[1:], options)
+
+
+if __name__ == "__main__":
+    if runtime.exists():
+        draw()
+    else:
+        run_main(main)
