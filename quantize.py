@@ -1,4 +1,4 @@
-"""Quantise a checkpoint of ChatGLM-6B into a folder of its own, to be loaded without the memory that the float one takes.
+"""Quantise a checkpoint of ChatGLM-6B into a new folder, which then loads without the float one's memory.
 
     python quantize.py THUDM/chatglm-6b chatglm-6b-int4
     python quantize.py THUDM/chatglm-6b chatglm-6b-int4 --calibration dialogues.jsonl

@@ -52,9 +52,7 @@ def encode_dialogue(
     return torch.tensor([*prompt_ids, *tokenizer.encode_text(response), tokenizer.eos_token_id])
 
 
-def read_dialogues(
-    file: str | Path, tokenizer: ChatGLMTokenizer, max_tokens: int = CALIBRATION_TOKENS
-) -> list[Tensor]:
+def read_dialogues(file: str | Path, tokenizer: ChatGLMTokenizer, max_tokens: int = CALIBRATION_TOKENS) -> list[Tensor]:
     """Read sample dialogues, in the form that fine-tuning on dialogues takes.
 
     Args:
