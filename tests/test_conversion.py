@@ -82,7 +82,7 @@ def nothing_is_left(folder: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("kind", "file_format"),
-    [(kind, FORMATS[3]) for kind in KINDS] + [("int4", name) for name in FORMATS if name != FORMATS[3]],
+    [(kind, PUBLISHED_FORMAT) for kind in KINDS] + [("int4", file_format) for file_format in OTHER_FORMATS],
 )
 def test_convert_checkpoint_writes_what_quantize_and_save_pretrained_write(source, tmp_path, kind, file_format):
     rewrite(source, file_format)
