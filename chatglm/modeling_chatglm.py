@@ -35,7 +35,7 @@ from .cpu_kernels import KernelError  # noqa: F401
 from .cuda_decode import decode_step, release_graphs
 from .cuda_kernels import linear  # noqa: F401
 from .generation_chatglm import FiniteLogits, GenerationThread, OneLanguage, StopWhen
-from .quantization import QuantizedLinear, tie_quantized_embeddings
+from .quantization import BlockQuantizer, QuantizedLinear, tie_quantized_embeddings
 from .quantization import quantize as quantize_layers
 from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder
 
@@ -746,14 +746,21 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         if isinstance(self.lm_head, QuantizedLinear):
             tie_quantized_embeddings(self)
 
-    def quantize(self, bits: int, quantize_embeddings: bool = False) -> ChatGLMForConditionalGeneration:
+    def quantize(
+        self, bits: int, quantize_embeddings: bool = False, calibration: BlockQuantizer | None = None
+    ) -> ChatGLMForConditionalGeneration:
         """Quantise the weights of all layers to 8 or 4 bits, in place; the float weights are released as it goes.
+
+        Args:
+            bits: 4 or 8.
+            quantize_embeddings: the word embedding and the output layer, too.
+            calibration: a `chatglm.calibration.Calibration`, which loses less than rounding to nearest does.
 
         Raises:
             ValueError: another number of bits, a model that is quantised already, or a shape that cannot be packed.
         """
         release_graphs(self)
-        quantize_layers(self, bits, quantize_embeddings)
+        quantize_layers(self, bits, quantize_embeddings, calibration=calibration)
         self.config.quantization_bit = bits
         self.config.quantization_embeddings = quantize_embeddings
         return self

@@ -16,6 +16,7 @@ Shape legend: `n` rows of the input (all leading dimensions together), `i` input
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -93,7 +94,7 @@ def quantize_weight(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torc
 def quantize_weight_reference(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantise a matrix as `quantize_weight` does, by PyTorch."""
     packed, weight_scale = _empty_rows(weight, bits)
-    _check_scales(_quantize_rows(weight, bits, packed, weight_scale), bits)
+    check_scales(_quantize_rows(weight, bits, packed, weight_scale), bits)
     return packed, weight_scale
 
 
@@ -108,10 +109,15 @@ def _quantize_into(weight: torch.Tensor, bits: int, packed: torch.Tensor, weight
         broken = cpu_kernels.quantize_rows(weight, bits, packed, weight_scale)
     else:
         broken = _quantize_rows(weight, bits, packed, weight_scale)
-    _check_scales(broken, bits)
+    check_scales(broken, bits)
 
 
-def _check_scales(broken: int, bits: int) -> None:
+def check_scales(broken: int, bits: int) -> None:
+    """Refuse a matrix `broken` of whose rows have no half-precision scale.
+
+    Raises:
+        ValueError: there are such rows.
+    """
     if broken:
         raise ValueError(
             f"weights must be finite and at most {65504 * (2 ** (bits - 1) - 1)} in size to be quantised to {bits} "
@@ -287,9 +293,16 @@ class QuantizedLinear(_Quantized):
     @classmethod
     def from_linear(cls, linear: nn.Linear, bits: int, empty: bool = False) -> QuantizedLinear:
         """Quantise a linear layer, keeping its bias; with `empty` only the shapes are taken."""
-        layer = cls(linear.in_features, linear.out_features, bits, False, device="meta")
-        layer.bias = linear.bias
-        layer.weight, layer.weight_scale = _packed_weight(linear.weight, bits, empty)
+        return cls.from_packed(*_packed_weight(linear.weight, bits, empty), bits, linear.bias)
+
+    @classmethod
+    def from_packed(
+        cls, packed: torch.Tensor, weight_scale: torch.Tensor, bits: int, bias: nn.Parameter | None
+    ) -> QuantizedLinear:
+        """Hold what is packed already: int8 `[o, i * bits / 8]` and float16 `[o]`, with the bias `[o]` or None."""
+        layer = cls(packed.shape[1] * 8 // bits, packed.shape[0], bits, False, device="meta")
+        layer.weight, layer.weight_scale = nn.Parameter(packed, requires_grad=False), weight_scale
+        layer.bias = bias
         return layer
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -455,7 +468,30 @@ def _packed_weight(weight: torch.Tensor, bits: int, empty: bool) -> tuple[nn.Par
     return nn.Parameter(packed, requires_grad=False), weight_scale
 
 
-def quantize(model: nn.Module, bits: int, quantize_embeddings: bool = False, empty: bool = False) -> nn.Module:
+class BlockQuantizer(Protocol):
+    """Another way than rounding to choose the integers of a model's blocks (see `calibration.Calibration`)."""
+
+    def begin(self, model: nn.Module) -> None:
+        """Prepare for the blocks of a model, which follow in their order."""
+
+    def quantize_block(self, block: nn.Module, bits: int) -> None:
+        """Swap the matrices of a block for quantised ones, in place."""
+
+
+def quantize_block(block: nn.Module, bits: int, empty: bool = False) -> None:
+    """Swap the matrices of one block for quantised ones, in place; with `empty` only the shapes are taken."""
+    for part, name in BLOCK_LINEARS:
+        parent = getattr(block, part)
+        setattr(parent, name, QuantizedLinear.from_linear(getattr(parent, name), bits, empty))
+
+
+def quantize(
+    model: nn.Module,
+    bits: int,
+    quantize_embeddings: bool = False,
+    empty: bool = False,
+    calibration: BlockQuantizer | None = None,
+) -> nn.Module:
     """Swap the matrices of a ChatGLM model for quantised ones, in place; each float matrix is released at once.
 
     Args:
@@ -463,6 +499,7 @@ def quantize(model: nn.Module, bits: int, quantize_embeddings: bool = False, emp
         bits: 4 or 8.
         quantize_embeddings: quantise the word embedding and the output layer, too (they stay tied).
         empty: make only the structure, to be filled by loading a quantised checkpoint.
+        calibration: chooses the integers of the blocks; rounded to nearest if not given.
 
     Returns:
         The model; its `config` says how it is quantised.
@@ -478,10 +515,6 @@ def quantize(model: nn.Module, bits: int, quantize_embeddings: bool = False, emp
             f"a model can be quantised once, and this one has {quantized.bits}-bit weights; "
             "load the float checkpoint to quantise it another way"
         )
-    for layer in model.transformer.layers:
-        for part, name in BLOCK_LINEARS:
-            parent = getattr(layer, part)
-            setattr(parent, name, QuantizedLinear.from_linear(getattr(parent, name), bits, empty))
     if quantize_embeddings:
         embedding = QuantizedEmbedding.from_embedding(model.transformer.word_embeddings, bits, empty)
         output = QuantizedLinear.from_linear(model.lm_head, bits, empty=True)
@@ -490,6 +523,13 @@ def quantize(model: nn.Module, bits: int, quantize_embeddings: bool = False, emp
     else:
         model.transformer.word_embeddings = StoredEmbedding.from_embedding(model.transformer.word_embeddings)
         model.lm_head = OutputLinear.from_linear(model.lm_head)
+    if calibration is not None:
+        calibration.begin(model)
+    for layer in model.transformer.layers:
+        if calibration is None:
+            quantize_block(layer, bits, empty)
+        else:
+            calibration.quantize_block(layer, bits)
     model.config.quantization_bit = bits
     model.config.quantization_embeddings = quantize_embeddings
     return model

@@ -1,0 +1,164 @@
+"""Measure what quantisation costs: the loss on unseen dialogues, the kernels' accuracy, and the greedy answers.
+
+    python -m tests.benchmarks.quantisation_quality
+
+Three tables in one run, all on the CPU with the embedded checkpoint (or `--model`, one with its vocabulary):
+the loss and perplexity of the answers of unseen dialogues, computed exactly from the quantised weights, rounded to
+nearest and calibrated on dialogues of the training split; each layer's error by the kernels against exact arithmetic on
+the same unpacked weights, with ordinary inputs and with a few channels 100 times larger; and how many greedy answers by
+the kernels are those of the exact path.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from chatglm.calibration import Calibration, encode_dialogue
+from chatglm.quantization import BITS, QuantizedLinear, dequantize_weight, quantize_weight, quantized_linear, set_exact
+from resources.chatglm_mini.corpus import all_skills, draw_dialogues, unseen_dialogues
+from resources.chatglm_mini.dialogue import Dialogue
+from resources.chatglm_mini.evaluate import answer_all
+from resources.chatglm_mini.train import answer_loss, encode, micro_batches
+from tests.conftest import ROOT
+
+CALIBRATION_SEED, TEST_SEED = 1000, 7
+OUTLIER_CHANNELS, OUTLIER_SIZE = 8, 100.0
+# in and out features of the four layers of a block of the real 6B shape
+LAYERS_6B = ((4096, 12288), (4096, 4096), (4096, 16384), (16384, 4096))
+MICRO_TOKENS = 2048
+
+
+def unseen_mix(count: int) -> list[Dialogue]:
+    """Return unseen dialogues, the same number of each skill as far as it has so many, `count` in all at most."""
+    each = -(-count // len(all_skills()))
+    by_skill = [list(unseen_dialogues(skill, each, TEST_SEED)) for skill in all_skills().values()]
+    mixed = (dialogue for row in range(each) for skill in by_skill for dialogue in skill[row : row + 1])
+    return list(islice(mixed, count))
+
+
+@torch.no_grad()
+def mean_loss(model: ChatGLMForConditionalGeneration, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Return the mean cross entropy of the answers' tokens, in nats."""
+    total = tokens = 0.0
+    for input_ids, labels in batches:
+        total += float(answer_loss(model, input_ids, labels))
+        tokens += int((labels != -100).sum())
+    return total / tokens
+
+
+def quantised(model: ChatGLMForConditionalGeneration, bits: int, calibration: Calibration | None = None):
+    """Return a quantised copy of a model."""
+    return copy.deepcopy(model).quantize(bits, calibration=calibration)
+
+
+def print_losses(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, arguments) -> None:
+    """Print the table of losses: float, and rounded and calibrated at each number of bits."""
+    drawn = draw_dialogues(CALIBRATION_SEED, 0, arguments.calibration_dialogues)
+    examples = [encode_dialogue(tokenizer, each.question, each.answer, each.history) for each in drawn]
+    unseen = unseen_mix(arguments.dialogues)
+    batches = micro_batches([encode(tokenizer, each) for each in unseen], tokenizer.pad_token_id, MICRO_TOKENS)
+    exact = mean_loss(model, batches)
+    print(f"{len(unseen)} unseen dialogues; calibrated on {len(examples)}, {sum(map(len, examples))} tokens\n")
+    print("| weights | loss | perplexity | more loss than float | of it recovered |\n|---|---|---|---|---|")
+    print(f"| float | {exact:.4f} | {math.exp(exact):.4f} | | |", flush=True)
+    for bits in reversed(BITS):
+        increases = []
+        for calibration in (None, Calibration(examples)):
+            other = quantised(model, bits, calibration)
+            set_exact(other)
+            loss = mean_loss(other, batches)
+            increases.append(loss - exact)
+            recovered = f"{1 - increases[1] / increases[0]:.0%}" if calibration else ""
+            name = f"INT{bits}, {'calibrated' if calibration else 'rounded to nearest'}"
+            print(f"| {name} | {loss:.4f} | {math.exp(loss):.4f} | {loss - exact:+.4f} | {recovered} |", flush=True)
+
+
+def relative_error(output: Tensor, input: Tensor, weight: Tensor, weight_scale: Tensor, bits: int) -> float:
+    """Return the relative norm of a product's error, against exact arithmetic on the unpacked weights."""
+    exact = input.double() @ dequantize_weight(weight, weight_scale, bits, torch.float64).T
+    return float((output.double() - exact).norm() / exact.norm())
+
+
+def outlier_input(rows: int, columns: int, outliers: bool) -> Tensor:
+    """Return normal inputs, float32 `[rows, columns]`; with outliers, some channels are 100 times larger."""
+    input = torch.randn(rows, columns)
+    if outliers:
+        input[:, torch.randperm(columns)[:OUTLIER_CHANNELS]] *= OUTLIER_SIZE
+    return input
+
+
+@torch.no_grad()
+def print_layer_errors(model: ChatGLMForConditionalGeneration) -> None:
+    """Print the largest error of any layer by the kernels: random ones of the 6B shape, and the model's own."""
+    print("\n| largest relative error of a layer | rows | ordinary inputs | a few channels 100 times larger |")
+    print("|---|---|---|---|")
+    for bits in reversed(BITS):
+        own = [each for each in quantised(model, bits).modules() if isinstance(each, QuantizedLinear)]
+        shapes = {f"6B shape, INT{bits}": None, f"embedded checkpoint, INT{bits}": own}
+        for name, layers in shapes.items():
+            errors: dict[tuple[int, bool], float] = {}
+            for index in range(len(layers or LAYERS_6B)):
+                if layers is None:
+                    columns, features = LAYERS_6B[index]
+                    packed, weight_scale = quantize_weight(0.02 * torch.randn(features, columns), bits)
+                else:
+                    packed, weight_scale = layers[index].weight, layers[index].weight_scale
+                    columns = layers[index].in_features
+                for rows in (1, 64):
+                    for outliers in (False, True):
+                        input = outlier_input(rows, columns, outliers)
+                        output = quantized_linear(input, packed, weight_scale, bits)
+                        error = relative_error(output, input, packed, weight_scale, bits)
+                        errors[rows, outliers] = max(error, errors.get((rows, outliers), 0.0))
+            for rows in (1, 64):
+                print(f"| {name} | {rows} | {errors[rows, False]:.2%} | {errors[rows, True]:.2%} |", flush=True)
+
+
+@torch.no_grad()
+def print_agreement(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, prompts: int) -> None:
+    """Print how many greedy answers by the kernels are those of the exact path."""
+    dialogues = unseen_mix(prompts)
+    print("\n| weights | prompts | greedy answers by the kernels that are those of the exact path |\n|---|---|---|")
+    for bits in reversed(BITS):
+        other = quantised(model, bits)
+        answers = answer_all(other, tokenizer, dialogues)
+        set_exact(other)
+        equal = sum(a == b for a, b in zip(answers, answer_all(other, tokenizer, dialogues), strict=True))
+        print(f"| INT{bits} | {len(dialogues)} | {equal / len(dialogues):.1%} |", flush=True)
+
+
+def main() -> None:
+    """Parse the command line and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=ROOT / "chatglm", help="folder of the checkpoint")
+    parser.add_argument("--dialogues", type=int, default=400, help="unseen ones for the loss (default 400)")
+    parser.add_argument("--calibration_dialogues", type=int, default=200, help="of the training split (default 200)")
+    parser.add_argument("--prompts", type=int, default=200, help="for greedy answers (default 200)")
+    tables = ("loss", "layers", "answers")
+    parser.add_argument("--tables", nargs="*", choices=tables, default=tables, help="which ones to print (all)")
+    arguments = parser.parse_args()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    torch.manual_seed(0)
+    tokenizer = ChatGLMTokenizer.from_pretrained(arguments.model)
+    model = ChatGLMForConditionalGeneration.from_pretrained(arguments.model).float().eval()
+    if "loss" in arguments.tables:
+        print_losses(model, tokenizer, arguments)
+    if "layers" in arguments.tables:
+        print_layer_errors(model)
+    if "answers" in arguments.tables:
+        print_agreement(model, tokenizer, arguments.prompts)
+
+
+if __name__ == "__main__":
+    main()
