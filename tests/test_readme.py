@@ -12,11 +12,15 @@ from pathlib import Path
 import pytest
 
 import cli_demo
+import quantize
 import utils
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
 ARGUMENTS = {"cli_demo.py": (utils.ModelArguments, utils.SamplingArguments, cli_demo.ChatArguments)}
+
+# scripts whose arguments have names and places of their own
+PARSERS = {"quantize.py": quantize.build_parser()}
 
 
 def blocks(readme: Path, language: str) -> list[str]:
@@ -37,6 +41,8 @@ def test_commands_exist(readme):
         program, *words = shlex.split(command, comments=True)
         if program.startswith("python") and words[0] == "-m":
             assert importlib.util.find_spec(words[1]) is not None, command
+        elif program.startswith("python") and words[0] in PARSERS:
+            PARSERS[words[0]].parse_args(words[1:])  # exits where a flag does not exist
         elif program.startswith("python"):
             assert (ROOT / words[0]).is_file(), command
             utils.parse_arguments("", *ARGUMENTS[words[0]], arguments=words[1:])  # exits where a flag does not exist
@@ -50,9 +56,10 @@ def test_commands_exist(readme):
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
 def test_flags_are_those_of_the_program(readme):
-    """The table of flags names every flag of cli_demo.py, and no flag that there is not."""
+    """The tables of flags name every flag of cli_demo.py and quantize.py, and no flag that there is not."""
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]+)", readme.read_text(encoding="utf-8"))}
     existing = {name for arguments in ARGUMENTS["cli_demo.py"] for name in arguments.__dataclass_fields__}
+    existing |= vars(PARSERS["quantize.py"].parse_args(["source", "target"])).keys() - {"source", "target"}
     assert named == existing | {"model", "quantize"}
 
 
@@ -76,7 +83,7 @@ def test_named_files_exist(readme):
             names += listed
         else:
             names += [folder + name for name in listed if name != "…"]
-    quoted = re.findall(r"`((?:chatglm|resources|tests|utils|cli_demo)[\w/]*(?:\.py|/))`", text)
+    quoted = re.findall(r"`((?:chatglm|resources|tests|utils|cli_demo|quantize)[\w/]*(?:\.py|/))`", text)
     for name in [*links, *names, *quoted]:
         assert (ROOT / name).exists(), name
     for module in (ROOT / "chatglm").glob("*.py"):
