@@ -12,14 +12,9 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from chatglm import ChatGLMConfig, ChatGLMTokenizer
+from chatglm.conversion import WEIGHT_FILES
 
 VOCABULARY_FILE = "ice_text.model"
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
 PREFIX_FILE = "pytorch_model.bin"
 PREFIX_KEYS = "transformer.prefix_encoder."
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)

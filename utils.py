@@ -355,7 +355,7 @@ def check_memory(config: ChatGLMConfig, device: torch.device, dtype: torch.dtype
     else:
         way_out = (
             "Load a quantised checkpoint: one of the model's on the hub, or one made by "
-            "`python -m chatglm.quantization SOURCE TARGET --bits 4`"
+            "`python quantize.py SOURCE TARGET --bits 4`"
         )
     raise LoadError(
         f"not enough memory: the weights take {needed / 1e9:.1f} GB ({dtype_name(dtype)}), and {free / 1e9:.1f} GB are "

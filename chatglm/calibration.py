@@ -146,7 +146,10 @@ def _nearest(weight: Tensor, scale: Tensor, limit: int) -> Tensor:
 
 
 def _error_factor(correlation: Tensor, order: Tensor) -> Tensor:
-    """Return the upper triangular `U` `[i, i]` with `UᵀU` the inverse of the damped correlation, columns in `order`."""
+    """Return the upper triangular `U` `[i, i]` with `UᵀU` the inverse of the damped correlation, columns in `order`.
+
+    The correlation is overwritten.
+    """
     mean = correlation.diagonal().mean()
     if not torch.isfinite(mean):
         raise ValueError("a layer's inputs overflow on the calibration dialogues: check the checkpoint")
@@ -154,8 +157,8 @@ def _error_factor(correlation: Tensor, order: Tensor) -> Tensor:
     correlation.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
     # turned around twice, the lower Cholesky factor is an upper one R with C = R Rᵀ, and U its inverse
     backwards = order.flip(0)
-    factor = torch.linalg.cholesky(correlation[backwards][:, backwards]).flip(0, 1)
-    identity = torch.eye(len(factor), device=factor.device)
+    factor = torch.linalg.cholesky(correlation[backwards[:, None], backwards]).flip(0, 1)
+    identity = correlation.zero_().fill_diagonal_(1)  # no memory for another: a matrix can take a gigabyte
     return torch.linalg.solve_triangular(factor, identity, upper=True)
 
 

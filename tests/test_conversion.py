@@ -94,6 +94,7 @@ def test_convert_checkpoint_writes_what_quantize_and_save_pretrained_write(sourc
     weights = read_weights(tmp_path / "expected").values()
     assert size == sum(weight.numel() * weight.element_size() for weight in weights)
     configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("deep/target", "expected")]
+    configs[1].pop("_name_or_path", None)  # older libraries write down where the source lay
     assert configs[0] == configs[1]
 
 

@@ -363,6 +363,19 @@ def test_from_pretrained_bfloat16_keeps_the_scales(tmp_path, reference, source_w
     assert model.transformer.final_layernorm.weight.dtype == torch.bfloat16
 
 
+def test_loading_a_quantised_checkpoint_makes_no_float_matrix(tmp_path, random_model, monkeypatch):
+    random_model.quantize(4).save_pretrained(tmp_path)
+    places, original = [], module.quantize_block
+
+    def quantize_block(block, *arguments):
+        places.extend(weight.device.type for weight in block.parameters())
+        original(block, *arguments)
+
+    monkeypatch.setattr(module, "quantize_block", quantize_block)
+    ChatGLMForConditionalGeneration.from_pretrained(tmp_path)
+    assert len(places) == 3 * 12 and set(places) == {"meta"}
+
+
 def test_quantize_releases_each_float_matrix(random_model):
     matrix = random_model.transformer.layers[0].mlp.dense_h_to_4h.weight
     alive = weakref.ref(matrix)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import cli_demo
+import quantize
 import utils
 import web_demo
 
@@ -25,6 +26,9 @@ ARGUMENTS = {
     "ptuning/web_demo.py": PAGE,
     "resources/make_web_pictures.py": (),
 }
+
+# scripts whose arguments have names and places of their own
+PARSERS = {"quantize.py": quantize.build_parser()}
 
 
 def blocks(readme: Path, language: str) -> list[str]:
@@ -45,6 +49,8 @@ def test_commands_exist(readme):
         program, *words = shlex.split(command, comments=True)
         if program.startswith("python") and words[0] == "-m":
             assert importlib.util.find_spec(words[1]) is not None, command
+        elif program.startswith("python") and words[0] in PARSERS:
+            PARSERS[words[0]].parse_args(words[1:])  # exits where a flag does not exist
         elif program.startswith("python"):
             assert (ROOT / words[0]).is_file(), command
             utils.parse_arguments("", *ARGUMENTS[words[0]], arguments=words[1:])  # exits where a flag does not exist
@@ -58,14 +64,11 @@ def test_commands_exist(readme):
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
 def test_flags_are_those_of_the_program(readme):
-    """The tables of flags name every flag of the terminal chat and of the web page, and no flag that there is not."""
+    """The READMEs name every flag of every script that they list, and no flag that there is not."""
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]+)", readme.read_text(encoding="utf-8"))}
-    existing = {
-        name
-        for script in ("cli_demo.py", "web_demo.py")
-        for arguments in ARGUMENTS[script]
-        for name in arguments.__dataclass_fields__
-    }
+    dataclasses = [dataclass for arguments in ARGUMENTS.values() for dataclass in arguments]
+    existing = {name for dataclass in dataclasses for name in dataclass.__dataclass_fields__}
+    existing |= vars(PARSERS["quantize.py"].parse_args(["source", "target"])).keys() - {"source", "target"}
     assert named == existing | {"model", "quantize"}
 
 
@@ -89,7 +92,7 @@ def test_named_files_exist(readme):
             names += listed
         else:
             names += [folder + name for name in listed if name != "…"]
-    quoted = re.findall(r"`((?:chatglm|resources|tests|utils|cli_demo)[\w/]*(?:\.py|/))`", text)
+    quoted = re.findall(r"`((?:chatglm|resources|tests|utils|cli_demo|quantize)[\w/]*(?:\.py|/))`", text)
     for name in [*links, *names, *quoted]:
         assert (ROOT / name).exists(), name
     for module in (ROOT / "chatglm").glob("*.py"):

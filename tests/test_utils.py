@@ -215,7 +215,7 @@ def test_weight_bytes_of_the_real_model():
             torch.float32,
             None,
             {"cpu": 8e9},
-            ["24.7 GB (float32)", "8.0 GB are free on cpu", "chatglm.quantization"],
+            ["24.7 GB (float32)", "8.0 GB are free on cpu", "python quantize.py SOURCE TARGET"],
         ),
         ("cpu", torch.float32, None, {"cpu": 16e9}, ["It fits with --dtype bfloat16 or --quantize 8 or --quantize 4"]),
         (
@@ -225,7 +225,7 @@ def test_weight_bytes_of_the_real_model():
             {"cuda": 6e9, "cpu": 16e9},
             ["free on cuda", "It fits with --quantize 4 or --device cpu"],
         ),
-        ("cuda", torch.float16, None, {"cuda": 10e9, "cpu": 9e9}, ["free on cuda", "python -m chatglm.quantization"]),
+        ("cuda", torch.float16, None, {"cuda": 10e9, "cpu": 9e9}, ["free on cuda", "python quantize.py SOURCE TARGET"]),
         ("cuda", torch.float16, 4, {"cuda": 6e9, "cpu": 9e9}, ["12.3 GB", "9.0 GB are free on cpu"]),
     ],
 )
