@@ -154,15 +154,18 @@ static inline void store_block(int bits, const int8_t q[BLOCK], int8_t *quantize
 
 /* Round one block of a row to 8 bits, q = round(x / scale) with scale = max |x| of the group / 127; and with two levels
  * what is left by that to 8 bits more, q = round(256 (x / scale - q)), as a second row with scale / 256. Columns past the
- * end are 0. NaN and infinity make the group's scale NaN, so that they reach the output. */
-static void quantize_block(const void *input, int32_t type, int64_t start, int64_t count, int bits, int levels,
-                           int8_t *quantized, float *scale, float *total) {
+ * end are 0. NaN and infinity make the group's scale NaN, so that they reach the output. `factor`, if not NULL, has a
+ * half for each column of the block, which its x is multiplied with first. */
+static void quantize_block(const void *input, int32_t type, int64_t start, int64_t count, const uint16_t *factor, int bits,
+                           int levels, int8_t *quantized, float *scale, float *total) {
     /* columns c and c + width share a lane; a lane has span neighbouring columns of each stretch of width columns */
     const int width = bits == 4 ? 128 : 64, span = width / LANES;
     float x[BLOCK], inverse[128];
     uint32_t peak[128] = {0};
     memset(x, 0, sizeof x);
     load_floats(input, type, start, count, x);
+    if (factor)
+        for (int64_t c = 0; c < count; c++) x[c] *= half_to_float(factor[c]);
     for (int first = 0; first < BLOCK; first += width)
         for (int c = 0; c < width; c++) peak[c] = maximum(peak[c], magnitude_bits(x[first + c]));
     for (int lane = 0; lane < LANES; lane++) {
@@ -776,7 +779,7 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
         for (int64_t unit = 0; unit < rows * blocks; unit++) {
             const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * levels;
             const int64_t count = columns - start < BLOCK ? columns - start : BLOCK;
-            quantize_block(input, type, n * columns + start, count, bits, levels, quantized + place * BLOCK,
+            quantize_block(input, type, n * columns + start, count, NULL, bits, levels, quantized + place * BLOCK,
                            scale + place * LANES, total + place);
         }
         OPENMP(omp for schedule(static))
@@ -801,6 +804,117 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
                         for (int64_t o = 0; o < count; o++) sum[o] += sum[tile_outputs + o];
                     for (int64_t o = 0; o < count; o++) sum[o] = sum[o] * output_scale[o] + output_bias[o];
                     store_floats(output, type, (row + n) / levels * outputs + first, count, sum);
+                }
+            }
+        }
+    }
+}
+
+/* ---- gradient with respect to the input ---- */
+
+/* One block of 512 weight rows, 64 columns from `column` on -> 4 panels [16 lanes][8 steps][16 columns][4 rows]; INT4 as
+ * unsigned weight + 8. Row 64 step + 4 lane + i of the block is row i of (lane, step). Rows and columns past the last are
+ * 0 here; they meet activations that are 0, or sums that are not stored. */
+static void fill_columns(const weights_t *w, int64_t block, int64_t column, uint8_t *panels) {
+    const int64_t count = w->columns - column < MANY_OUTPUTS ? w->columns - column : MANY_OUTPUTS;
+    uint8_t values[4][MANY_OUTPUTS] = {{0}};
+    for (int step = 0; step < STEPS; step++)
+        for (int lane = 0; lane < LANES; lane++) {
+            for (int i = 0; i < 4; i++) {
+                const int64_t row = block * BLOCK + step * 64 + lane * 4 + i;
+                const uint8_t *bytes = w->packed + row * w->row_bytes + column * w->bits / 8;
+                if (row >= w->outputs) memset(values[i], 0, MANY_OUTPUTS);
+                else if (w->bits == 8) memcpy(values[i], bytes, (size_t)count);
+                else for (int64_t c = 0; c < count / 2; c++) {
+                    values[i][2 * c] = (uint8_t)((bytes[c] >> 4) ^ 8);
+                    values[i][2 * c + 1] = (uint8_t)((bytes[c] & 15) ^ 8);
+                }
+            }
+            for (int part = 0; part < MANY_OUTPUTS / PANEL_OUTPUTS; part++) {
+                uint32_t words[PANEL_OUTPUTS];
+                for (int c = 0; c < PANEL_OUTPUTS; c++) {
+                    const int from = part * PANEL_OUTPUTS + c;
+                    words[c] = values[0][from] | (uint32_t)values[1][from] << 8 | (uint32_t)values[2][from] << 16 |
+                               (uint32_t)values[3][from] << 24;
+                }
+                memcpy(panels + ((part * LANES + lane) * STEPS + step) * sizeof words, words, sizeof words);
+            }
+        }
+}
+
+/* sums [rows][64], 16 of each row += panel x activations of `rows` rows of block k, from `row` on */
+static void multiply_rows_portable(const uint8_t *panel, const activations_t *a, int64_t k, int64_t row, int64_t rows,
+                                   float *sums) {
+    for (int64_t n = 0; n < rows; n++)
+        for (int lane = 0; lane < LANES; lane++) {
+            const int8_t *q = a->quantized + (k * a->rows + row + n) * BLOCK + lane * 4;
+            const float scale = a->scale[(k * a->rows + row + n) * LANES + lane];
+            int32_t integer[PANEL_OUTPUTS] = {0};
+            for (int step = 0; step < STEPS; step++) {
+                const int8_t *weight = (const int8_t *)panel + (lane * STEPS + step) * PANEL_OUTPUTS * 4;
+                for (int c = 0; c < PANEL_OUTPUTS; c++)
+                    for (int i = 0; i < 4; i++) integer[c] += weight[c * 4 + i] * q[step * STEP_BYTES + i];
+            }
+            for (int c = 0; c < PANEL_OUTPUTS; c++) sums[n * MANY_OUTPUTS + c] += scale * (float)integer[c];
+        }
+}
+
+#if defined(__x86_64__)
+AVX2_TARGET static void multiply_columns_avx2(int bits, const uint8_t *panel, const activations_t *a, int64_t k, int64_t row,
+                                              int64_t rows, float *sums) {
+    if (bits == 4) multiply_rows_avx2(4, panel, a, k, row, rows, sums, MANY_OUTPUTS);
+    else multiply_rows_avx2(8, panel, a, k, row, rows, sums, MANY_OUTPUTS);
+}
+#endif
+
+/* result[n, i] = sum over o of gradient[n, o] * weight_scale[o] * weight[o, i]
+ *
+ * The products with the scales are rounded to 16 bits, as two rows of 8 bits, see `quantize_block`; the blocks are of 512
+ * outputs, in the order of INT8. gradient [n, o], result [n, i]: elements of `type`; weight [o, i * bits / 8];
+ * weight_scale [o], half. quantized [k, 2 n, 512], scale [k, 2 n, 16], total [k, 2 n] with k = ceil(o / 512): scratch.
+ * `threads` at least 1. Caller: the backward pass of `chatglm/quantization.py`.
+ */
+void quantized_input_gradient(int32_t path, int32_t bits, int32_t type, const void *gradient, int64_t rows, int64_t columns,
+                              const uint8_t *weight, const uint16_t *weight_scale, int64_t outputs, void *result,
+                              int8_t *quantized, float *scale, float *total, int32_t threads) {
+    enum { LEVELS = 2 };
+    const int64_t blocks = (outputs + BLOCK - 1) / BLOCK, tiles = (columns + MANY_OUTPUTS - 1) / MANY_OUTPUTS;
+    const weights_t w = {weight, weight_scale, outputs, columns, columns * bits / 8, bits};
+    const activations_t a = {quantized, scale, total, rows * LEVELS, blocks};
+    (void)path, (void)threads; /* not used on other machines, or without OpenMP */
+    OPENMP(omp parallel num_threads(threads))
+    {
+        OPENMP(omp for schedule(static))
+        for (int64_t unit = 0; unit < rows * blocks; unit++) {
+            const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * LEVELS;
+            const int64_t count = outputs - start < BLOCK ? outputs - start : BLOCK;
+            quantize_block(gradient, type, n * outputs + start, count, weight_scale + start, 8, LEVELS,
+                           quantized + place * BLOCK, scale + place * LANES, total + place);
+        }
+        OPENMP(omp for schedule(static))
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            _Alignas(64) uint8_t panels[BLOCK * MANY_OUTPUTS];
+            _Alignas(64) float sums[MANY_TILE_ROWS * MANY_OUTPUTS];
+            const int64_t first = tile * MANY_OUTPUTS;
+            const int64_t count = columns - first < MANY_OUTPUTS ? columns - first : MANY_OUTPUTS;
+            for (int64_t row = 0; row < a.rows; row += MANY_TILE_ROWS) {
+                const int64_t together = a.rows - row < MANY_TILE_ROWS ? a.rows - row : MANY_TILE_ROWS;
+                memset(sums, 0, sizeof sums);
+                for (int64_t k = 0; k < blocks; k++) {
+                    fill_columns(&w, k, first, panels);
+                    for (int64_t c = 0; c < MANY_OUTPUTS; c += PANEL_OUTPUTS) {
+#if defined(__x86_64__)
+                        if (path >= AVX2) multiply_columns_avx2(bits, panels + c * BLOCK, &a, k, row, together, sums + c);
+                        else
+#endif
+                        multiply_rows_portable(panels + c * BLOCK, &a, k, row, together, sums + c);
+                    }
+                }
+                for (int64_t n = 0; n < together; n += LEVELS) {
+                    float *sum = sums + n * MANY_OUTPUTS;
+                    const float correction = bits == 4 ? 8 * (total_of(&a, row + n) + total_of(&a, row + n + 1)) : 0;
+                    for (int64_t c = 0; c < count; c++) sum[c] += sum[MANY_OUTPUTS + c] - correction;
+                    store_floats(result, type, (row + n) / LEVELS * columns + first, count, sum);
                 }
             }
         }
