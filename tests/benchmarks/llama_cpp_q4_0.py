@@ -93,6 +93,12 @@ class LlamaCpp:
         self.batch = llama_cpp.llama_batch_init(512, 0, 1)
         self.length = 0
 
+    def close(self) -> None:
+        """Release the memory."""
+        self.library.llama_batch_free(self.batch)
+        self.library.llama_free(self.context)
+        self.library.llama_model_free(self.model)
+
     def clear(self) -> None:
         """Forget what was read."""
         self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)

@@ -140,6 +140,7 @@ def llama_seconds(file: Path, length: int, sequences: int, tokens: int, repeats:
         llama.clear()
         prompts.append(llama.read([5 + number % 900 for number in range(length)], sequences))
     steps = [llama.read([7], sequences) for _ in range(tokens + 1)][1:]
+    llama.close()
     return statistics.median(prompts), statistics.median(steps)
 
 
@@ -244,7 +245,6 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     with unpack_first():
         slow = token_seconds(model, arguments.prompts[0], 1, 2)
     row("decode by unpacking each matrix", f"{1 / slow:.2f} tokens/s", "", "", f"{slow / single:.0f} times slower")
-    del model
     small = {"vocab_size": 4096, "bos_token_id": 4004, "eos_token_id": 4005}
     tuned = build_model(ChatGLMConfig(num_layers=2, quantization_bit=4, pre_seq_len=64, **small))
     seconds = median(lambda: tuning_seconds(tuned, 256), repeats)
