@@ -20,6 +20,9 @@
  * Where an instruction wants unsigned weights, `offset` (8 or 128) is added to them and `offset * total[n]` taken off the
  * sum, with total[n] = sum over g of scale[n, g] * (sum of the group's integers).
  *
+ * Several rows share unpacked weights by way of a panel, in which a register's lanes are outputs instead of groups. The
+ * gradient with respect to the input is the same product with groups of 32 outputs, see `quantized_input_gradient`.
+ *
  * Shape legend: n rows of activations, i columns (input features), o outputs, k blocks = ceil(i / 512).
  * Every path (AVX-512 VNNI, AVX2, NEON, portable) computes the same integers; only the order of float sums differs.
  * Nothing is allocated; every output is assigned; all sizes are 64-bit. Caller: `chatglm/cpu_kernels.py`.
