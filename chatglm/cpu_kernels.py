@@ -232,6 +232,11 @@ def library() -> ctypes.CDLL | None:
         *[number, number, number, number, pointer, size, size, pointer, pointer, pointer, size],
         *[pointer, pointer, pointer, pointer, number],
     ]
+    kernels.quantized_input_gradient.restype = None
+    kernels.quantized_input_gradient.argtypes = [
+        *[number, number, number, pointer, size, size, pointer, pointer, size, pointer],
+        *[pointer, pointer, pointer, number],
+    ]
     kernels.quantize_rows.restype = size
     kernels.quantize_rows.argtypes = [number, number, pointer, size, size, pointer, pointer, number]
     kernels.decode_attention.restype = None
@@ -283,9 +288,7 @@ def linear(
     if bias is not None and bias.dtype != input.dtype:
         bias = bias.to(input.dtype)
     levels = activation_bits // 8
-    units = rows * -(-columns // BLOCK) * levels
-    scratch = torch.empty(units * (BLOCK + LANES * 4 + 4), dtype=torch.int8)
-    quantized = scratch.data_ptr()
+    scratch = _Scratch(rows * levels, columns)
     library().multiply_quantized(
         PATHS[path or supported_paths()[-1]],
         bits,
@@ -299,12 +302,57 @@ def linear(
         None if bias is None else bias.data_ptr(),
         outputs,
         output.data_ptr(),
-        quantized,
-        quantized + units * BLOCK,
-        quantized + units * (BLOCK + LANES * 4),
+        *scratch.pointers,
         torch.get_num_threads(),
     )
     return output
+
+
+def input_gradient(
+    gradient: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, bits: int, path: str | None = None
+) -> torch.Tensor:
+    """Multiply with a quantised matrix from the other side, the gradient rounded to 16 bits in groups of 32.
+
+    Args:
+        gradient: `[..., o]`, float32, float16 or bfloat16.
+        weight: int8 `[o, i * bits / 8]`.
+        weight_scale: float16 `[o]`.
+        bits: 4 or 8.
+        path: one of `supported_paths()`; the fastest if None.
+
+    Returns:
+        `gradient @ weight`, `[..., i]` in the gradient's dtype.
+    """
+    outputs, columns = weight.shape[0], weight.shape[1] * 8 // bits
+    gradient, weight = gradient.contiguous(), weight.contiguous()
+    rows = gradient.numel() // outputs
+    result = gradient.new_empty(*gradient.shape[:-1], columns)
+    scratch = _Scratch(rows * 2, outputs)
+    library().quantized_input_gradient(
+        PATHS[path or supported_paths()[-1]],
+        bits,
+        NUMBER_TYPES[gradient.dtype],
+        gradient.data_ptr(),
+        rows,
+        columns,
+        weight.data_ptr(),
+        weight_scale.data_ptr(),
+        outputs,
+        result.data_ptr(),
+        *scratch.pointers,
+        torch.get_num_threads(),
+    )
+    return result
+
+
+class _Scratch:
+    """Memory for `rows` rows of rounded activations in blocks of columns: their integers, scales and totals."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        units = rows * -(-columns // BLOCK)
+        self.memory = torch.empty(units * (BLOCK + LANES * 4 + 4), dtype=torch.int8)
+        start = self.memory.data_ptr()
+        self.pointers = (start, start + units * BLOCK, start + units * (BLOCK + LANES * 4))
 
 
 def quantize_rows(weight: torch.Tensor, bits: int, packed: torch.Tensor, weight_scale: torch.Tensor) -> int:

@@ -226,7 +226,7 @@ class _QuantizedLinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, input, weight, weight_scale, bits, bias, exact):
         ctx.save_for_backward(weight, weight_scale)
-        ctx.bits = bits
+        ctx.bits, ctx.exact = bits, exact
         return _linear(input, weight, weight_scale, bits, bias, exact)
 
     @staticmethod
@@ -234,7 +234,9 @@ class _QuantizedLinearFunction(torch.autograd.Function):
         weight, weight_scale = ctx.saved_tensors
         of_input = of_bias = None
         if ctx.needs_input_grad[0]:
-            of_input = input_gradient_reference(gradient, weight, weight_scale, ctx.bits)
+            by_kernels = not ctx.exact and gradient.device.type == "cpu" and cpu_kernels.available(gradient.dtype)
+            input_gradient = cpu_kernels.input_gradient if by_kernels else input_gradient_reference
+            of_input = input_gradient(gradient, weight, weight_scale, ctx.bits)
         if ctx.needs_input_grad[4]:
             of_bias = gradient.flatten(0, -2).sum(dim=0)
         return of_input, None, None, None, of_bias, None

@@ -25,7 +25,7 @@ int main(void) {
             for (int p = 0; p < 2; p++) {
                 output[p] = malloc((size_t)(n * o) * sizeof(float));
                 memset(output[p], 0x7f, (size_t)(n * o) * sizeof(float));
-                multiply_quantized(paths[p], bits, FLOAT32, input, n, i, weight, weight_scale, bias, o, output[p],
+                multiply_quantized(paths[p], bits, 1, FLOAT32, input, n, i, weight, weight_scale, bias, o, output[p],
                                    quantized, scale, total, 1);
             }
             double difference = 0, size = 0;

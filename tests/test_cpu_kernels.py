@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from chatglm import cpu_kernels
-from chatglm.quantization import dequantize_weight, quantize_weight
+from chatglm.quantization import dequantize_weight, input_gradient_reference, quantize_weight
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER_TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -28,7 +28,7 @@ SHAPES = [
     (7, 4096, 17),
     (12, 1536, 64),
     (13, 514, 130),
-    (257, 640, 65),
+    (270, 640, 65),
 ]
 
 
@@ -58,7 +58,7 @@ def exact(input, weight, weight_scale, bits, bias):
 
 
 def every_path():
-    return cpu_kernels.supported_paths() if cpu_kernels.find_compilers() else ()
+    return cpu_kernels.supported_paths() if cpu_kernels.find_compilers() and cpu_kernels.library() else ()
 
 
 # -- products ---------------------------------------------------------------------------------------------------------
@@ -100,6 +100,17 @@ def test_linear_is_accurate_with_channels_100_times_larger(path, bits, columns, 
     input[:, torch.randperm(columns)[:channels]] *= 100
     output = cpu_kernels.linear(input, packed, weight_scale, bits, path=path)
     assert relative_error(output, exact(input, packed, weight_scale, bits, torch.zeros(256))) < 0.02
+
+
+@pytest.mark.parametrize("rows", [1, 5, 20])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("path", every_path())
+def test_linear_with_16_bit_activations_hardly_errs(path, bits, rows):
+    torch.manual_seed(0)
+    weight, weight_scale = random_weight(40, 700, bits)
+    input = torch.randn(rows, 700)
+    output = cpu_kernels.linear(input, weight, weight_scale, bits, path=path, activation_bits=16)
+    assert relative_error(output, exact(input, weight, weight_scale, bits, torch.zeros(40))) < 1e-4
 
 
 @pytest.mark.parametrize("distribution", ["normal", "after gelu", "heavy-tailed"])
@@ -182,6 +193,43 @@ def test_linear_of_nothing_is_nothing():
     assert cpu_kernels.linear(torch.empty(0, 64), weight, weight_scale, 4).shape == (0, 20)
     zeros = cpu_kernels.linear(torch.zeros(2, 64), weight, weight_scale, 4)
     assert torch.equal(zeros, torch.zeros(2, 20))
+
+
+@pytest.mark.parametrize("rows, columns, outputs", SHAPES)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("path", every_path())
+def test_input_gradient_is_close_to_its_reference(monkeypatch, path, bits, rows, columns, outputs):
+    """Scales that differ 1000 times between outputs, and memory full of NaN bytes."""
+    torch.manual_seed(0)
+    weight, _ = random_weight(outputs, columns, bits)
+    weight_scale = (10 ** (-1 - 3 * torch.rand(outputs))).half()
+    gradient = torch.randn(rows, outputs)
+    expected = input_gradient_reference(gradient, weight, weight_scale, bits)
+    real_empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **kwargs: real_empty(*size, **kwargs).fill_(-1))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *size: torch.full(size, torch.nan, dtype=self.dtype))
+    result = cpu_kernels.input_gradient(gradient, weight, weight_scale, bits, path=path)
+    assert result.shape == (rows, columns) and relative_error(result, expected) < 1e-4
+    portable = cpu_kernels.input_gradient(gradient, weight, weight_scale, bits, path="portable")
+    assert relative_error(result, portable) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", NUMBER_TYPES)
+def test_input_gradient_takes_and_returns_every_number_type(dtype):
+    torch.manual_seed(0)
+    weight, weight_scale = random_weight(50, 700, 4)
+    gradient = torch.randn(2, 3, 50).to(dtype)
+    result = cpu_kernels.input_gradient(gradient, weight, weight_scale, 4)
+    assert result.dtype == dtype and result.shape == (2, 3, 700)
+    assert torch.equal(result, cpu_kernels.input_gradient(gradient.float(), weight, weight_scale, 4).to(dtype))
+
+
+def test_input_gradient_lets_nan_and_infinity_through():
+    weight, weight_scale = random_weight(600, 64, 4)
+    gradient = torch.ones(3, 600)
+    gradient[1, 555], gradient[2, 3] = float("nan"), float("inf")
+    result = cpu_kernels.input_gradient(gradient, weight, weight_scale, 4)
+    assert result[1:].isnan().all() and result[0].isfinite().all()
 
 
 # -- attention of one token -------------------------------------------------------------------------------------------

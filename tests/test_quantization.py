@@ -176,7 +176,7 @@ def test_quantized_linear_gradient_equals_that_of_the_unpacked_matrix(bits, exac
     seed = torch.randn(2, 5, 48)
     quantized_linear(input, packed, weight_scale, bits, bias, exact).backward(seed)
     matrix = torch.from_numpy(by_hand(packed, weight_scale, bits)).float()
-    assert torch.allclose(input.grad, seed @ matrix, rtol=1e-4, atol=1e-5)
+    assert float((input.grad - seed @ matrix).norm() / (seed @ matrix).norm()) < (1e-6 if exact else 5e-5)
     assert torch.allclose(bias.grad, seed.sum((0, 1)), rtol=1e-4, atol=1e-5)
 
 

@@ -20,6 +20,9 @@
  * Where an instruction wants unsigned weights, `offset` (8 or 128) is added to them and `offset * total[n]` taken off the
  * sum, with total[n] = sum over g of scale[n, g] * (sum of the group's integers).
  *
+ * Several rows share unpacked weights by way of a panel, in which a register's lanes are outputs instead of groups. The
+ * gradient with respect to the input is the same product with groups of 32 outputs, see `quantized_input_gradient`.
+ *
  * Shape legend: n rows of activations, i columns (input features), o outputs, k blocks = ceil(i / 512).
  * Every path (AVX-512 VNNI, AVX2, NEON, portable) computes the same integers; only the order of float sums differs.
  * Nothing is allocated; every output is assigned; all sizes are 64-bit. Caller: `chatglm/cpu_kernels.py`.
@@ -49,7 +52,8 @@ enum { BLOCK = 512, STEPS = 8, LANES = 16, STEP_BYTES = 64 };
 enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };                     /* element types, numbered as in cpu_kernels.py */
 enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };               /* paths, numbered as in cpu_kernels.py */
 enum { FEW_OUTPUTS = 16, FEW_ROWS = 12 };                            /* largest tile of the few-row kernels */
-enum { MANY_OUTPUTS = 64, MANY_TILE_ROWS = 252, PANEL_GROUPS = 8 };  /* largest tile of the many-row kernel */
+enum { MANY_OUTPUTS = 64, MANY_TILE_ROWS = 264, PANEL_GROUPS = 8 };  /* largest tile of the many-row kernels */
+enum { PANEL_OUTPUTS = 16 };                                         /* weight rows of an AVX2 panel */
 #ifndef ONE_STREAM_BLOCKS
 #define ONE_STREAM_BLOCKS 16
 #endif
@@ -153,15 +157,18 @@ static inline void store_block(int bits, const int8_t q[BLOCK], int8_t *quantize
 
 /* Round one block of a row to 8 bits, q = round(x / scale) with scale = max |x| of the group / 127; and with two levels
  * what is left by that to 8 bits more, q = round(256 (x / scale - q)), as a second row with scale / 256. Columns past the
- * end are 0. NaN and infinity make the group's scale NaN, so that they reach the output. */
-static void quantize_block(const void *input, int32_t type, int64_t start, int64_t count, int bits, int levels,
-                           int8_t *quantized, float *scale, float *total) {
+ * end are 0. NaN and infinity make the group's scale NaN, so that they reach the output. `factor`, if not NULL, has a
+ * half for each column of the block, which its x is multiplied with first. */
+static void quantize_block(const void *input, int32_t type, int64_t start, int64_t count, const uint16_t *factor, int bits,
+                           int levels, int8_t *quantized, float *scale, float *total) {
     /* columns c and c + width share a lane; a lane has span neighbouring columns of each stretch of width columns */
     const int width = bits == 4 ? 128 : 64, span = width / LANES;
     float x[BLOCK], inverse[128];
     uint32_t peak[128] = {0};
     memset(x, 0, sizeof x);
     load_floats(input, type, start, count, x);
+    if (factor)
+        for (int64_t c = 0; c < count; c++) x[c] *= half_to_float(factor[c]);
     for (int first = 0; first < BLOCK; first += width)
         for (int c = 0; c < width; c++) peak[c] = maximum(peak[c], magnitude_bits(x[first + c]));
     for (int lane = 0; lane < LANES; lane++) {
@@ -237,66 +244,193 @@ static void few_rows_portable(const weights_t *w, int64_t output, int64_t output
 #define AVX2_TARGET __attribute__((target("avx2,fma")))
 #define AVX2_INLINE static inline __attribute__((always_inline)) AVX2_TARGET
 
-/* sums of one weight row times `rows` (1 or 4) activation rows; 8 of the 16 lanes at a time */
-AVX2_INLINE void dot_avx2(const int bits, const weights_t *w, int64_t output, const activations_t *a, int64_t row,
-                          const int rows, float *sums) {
-    const __m256i low = _mm256_set1_epi8(0x0f), flip = _mm256_set1_epi8(0x08), ones = _mm256_set1_epi16(1);
+/* 32 packed bytes -> the unsigned weights (weight + 8) of two steps (INT4) */
+AVX2_INLINE void unpack_avx2(__m256i packed, __m256i step[2]) {
+    const __m256i low = _mm256_set1_epi8(0x0f);
+    packed = _mm256_xor_si256(packed, _mm256_set1_epi8((char)0x88));
+    step[0] = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
+    step[1] = _mm256_and_si256(packed, low);
+}
+
+/* sum + weight * x, 32 products. INT4: unsigned weights, added in pairs to 16 sums of 16 bits; those of 8 steps fit, at
+ * most 8 * 2 * 15 * 127. INT8: |weight| times x with the weight's sign, whose pairs fit, at most 2 * 128 * 127; added in
+ * fours to 8 sums of 32 bits. */
+AVX2_INLINE __m256i add_products_avx2(const int bits, __m256i sum, __m256i weight, __m256i x) {
+    __m256i product = _mm256_maddubs_epi16(bits == 4 ? weight : _mm256_abs_epi8(weight),
+                                           bits == 4 ? x : _mm256_sign_epi8(x, weight));
+    if (bits == 8) product = _mm256_madd_epi16(product, _mm256_set1_epi16(1));
+    sum = bits == 4 ? _mm256_add_epi16(sum, product) : _mm256_add_epi32(sum, product);
+    __asm__("" : "+x"(sum)); /* compilers would else reorder the additions, and run out of registers */
+    return sum;
+}
+
+/* The sums of `add_products_avx2` as 8 floats */
+AVX2_INLINE __m256 lanes_avx2(const int bits, __m256i sum) {
+    return _mm256_cvtepi32_ps(bits == 4 ? _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) : sum);
+}
+
+/* Return the dot product of one weight row (INT4: of weights + 8) with one activation row: one sequential stream. */
+AVX2_INLINE float dot_avx2(const int bits, const weights_t *w, int64_t output, const activations_t *a, int64_t row) {
+    const int steps = 8 / bits; /* per 64 packed bytes */
     uint8_t padded[BLOCK];
-    __m256 sum[4];
-    for (int n = 0; n < rows; n++) sum[n] = _mm256_setzero_ps();
+    __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (int64_t k = 0; k < a->blocks; k++) {
-        const uint8_t *block = weight_block(w, output, k, padded);
-        for (int half = 0; half < 2; half++) {
-            const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK + half * 32;
-            const float *scale = a->scale + (k * a->rows + row) * LANES + half * 8;
-            __m256i integer[4];
-            for (int n = 0; n < rows; n++) integer[n] = _mm256_setzero_si256();
+        const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK;
+        const float *scale = a->scale + (k * a->rows + row) * LANES;
+        const uint8_t *source = weight_block(w, output, k, padded);
+        __m256i integer[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}; /* of 8 lanes each */
+        UNROLL
+        for (int step = 0; step < STEPS; step += steps, source += STEP_BYTES) {
+            _mm_prefetch((const char *)source + PREFETCH_BYTES, _MM_HINT_T1);
             UNROLL
-            for (int step = 0; step < STEPS; step++) {
-                const uint8_t *source = block + (bits == 4 ? step / 2 : step) * STEP_BYTES + half * 32;
-                __m256i weight = _mm256_loadu_si256((const __m256i *)source);
-                if (bits == 4) { /* unsigned, weight + 8: the 8 steps' sums of pairs fit 16 bits, at most 8 * 2 * 15 * 127 */
-                    if (step % 2 == 0) weight = _mm256_srli_epi16(weight, 4);
-                    weight = _mm256_xor_si256(_mm256_and_si256(weight, low), flip);
-                }
+            for (int half = 0; half < 2; half++) {
+                __m256i weight[2] = {_mm256_loadu_si256((const __m256i *)(source + half * 32))};
+                if (bits == 4) unpack_avx2(weight[0], weight);
                 UNROLL
-                for (int n = 0; n < rows; n++) {
-                    const __m256i x = _mm256_loadu_si256((const __m256i *)(q + n * BLOCK + step * STEP_BYTES));
-                    if (bits == 4) integer[n] = _mm256_add_epi16(integer[n], _mm256_maddubs_epi16(weight, x));
-                    else { /* |weight| times x with the weight's sign: a pair's sum fits 16 bits, at most 2 * 128 * 127 */
-                        const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weight), _mm256_sign_epi8(x, weight));
-                        integer[n] = _mm256_add_epi32(integer[n], _mm256_madd_epi16(pairs, ones));
-                    }
+                for (int s = 0; s < steps; s++) {
+                    const int8_t *x = q + (step + s) * STEP_BYTES + half * 32;
+                    integer[half] = add_products_avx2(bits, integer[half], weight[s], _mm256_loadu_si256((const __m256i *)x));
                 }
-            }
-            for (int n = 0; n < rows; n++) {
-                const __m256i lanes = bits == 4 ? _mm256_madd_epi16(integer[n], ones) : integer[n];
-                sum[n] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(lanes), _mm256_loadu_ps(scale + n * LANES), sum[n]);
             }
         }
+        UNROLL
+        for (int half = 0; half < 2; half++)
+            sum[half] = _mm256_fmadd_ps(lanes_avx2(bits, integer[half]), _mm256_loadu_ps(scale + half * 8), sum[half]);
     }
-    for (int n = 0; n < rows; n++) {
-        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(sum[n]), _mm256_extractf128_ps(sum[n], 1));
-        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        const float total = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-        sums[n * FEW_OUTPUTS] = bits == 4 ? total - 8 * total_of(a, row + n) : total;
+    const __m256 eight = _mm256_add_ps(sum[0], sum[1]);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* Transpose 8 x 8 numbers of 32 bits. */
+AVX2_INLINE void transpose_avx2(__m256i v[8]) {
+    __m256i t[8];
+    UNROLL
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    __m256i u[8];
+    UNROLL
+    for (int i = 0; i < 8; i += 4)
+        UNROLL
+        for (int j = 0; j < 2; j++) {
+            u[i + 2 * j] = _mm256_unpacklo_epi64(t[i + j], t[i + j + 2]);
+            u[i + 2 * j + 1] = _mm256_unpackhi_epi64(t[i + j], t[i + j + 2]);
+        }
+    UNROLL
+    for (int j = 0; j < 4; j++) {
+        v[j] = _mm256_permute2x128_si256(u[j], u[j + 4], 0x20);
+        v[j + 4] = _mm256_permute2x128_si256(u[j], u[j + 4], 0x31);
     }
 }
 
-AVX2_TARGET static void few_rows_avx2(const weights_t *w, int64_t output, int64_t outputs, const activations_t *a,
-                                      int64_t row, int64_t rows, float sums[FEW_ROWS][FEW_OUTPUTS]) {
-    for (int64_t o = 0; o < outputs; o++)
-        for (int64_t n = 0; n < rows;) {
-            if (rows - n >= 4) {
-                if (w->bits == 4) dot_avx2(4, w, output + o, a, row + n, 4, &sums[n][o]);
-                else dot_avx2(8, w, output + o, a, row + n, 4, &sums[n][o]);
-                n += 4;
-            } else {
-                if (w->bits == 4) dot_avx2(4, w, output + o, a, row + n, 1, &sums[n][o]);
-                else dot_avx2(8, w, output + o, a, row + n, 1, &sums[n][o]);
-                n += 1;
+/* One block of 16 weight rows -> panel [16 lanes][8 steps][16 outputs][4 bytes]; unsigned if INT4, as it is if INT8.
+ * `ahead` is where weights that will be read later are fetched from, as many bytes as the panel is made of. */
+AVX2_INLINE void fill_panel_avx2(const int bits, const weights_t *w, int64_t output, int64_t block, uint8_t *panel,
+                                 const uint8_t *ahead) {
+    const int steps = 8 / bits;
+    uint8_t padded[PANEL_OUTPUTS][BLOCK];
+    const uint8_t *source[PANEL_OUTPUTS];
+    for (int o = 0; o < PANEL_OUTPUTS; o++) { /* outputs past the last repeat it; their sums are not stored */
+        const int64_t index = output + o;
+        source[o] = weight_block(w, index < w->outputs ? index : w->outputs - 1, block, padded[o]);
+    }
+    for (int step = 0; step < STEPS; step += steps)
+        for (int part = 0; part < 2; part++)
+            for (int half = 0; half < 2; half++) {
+                __m256i v[8];
+                UNROLL
+                for (int o = 0; o < 8; o++) {
+                    const uint8_t *bytes = source[part * 8 + o] + step / steps * STEP_BYTES + half * 32;
+                    v[o] = _mm256_loadu_si256((const __m256i *)bytes);
+                }
+                UNROLL
+                for (int line = 0; line < 4; line++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+                transpose_avx2(v);
+                UNROLL
+                for (int lane = 0; lane < 8; lane++) {
+                    uint8_t *target = panel + (((half * 8 + lane) * STEPS + step) * 2 + part) * 32;
+                    __m256i weight[2] = {v[lane]};
+                    if (bits == 4) unpack_avx2(weight[0], weight);
+                    UNROLL
+                    for (int s = 0; s < steps; s++) _mm256_store_si256((__m256i *)(target + s * 64), weight[s]);
+                }
+            }
+}
+
+/* sums [rows][stride], 16 of each row += panel x activations of `rows` (1 to 4) rows */
+AVX2_INLINE void multiply_panel_avx2(const int bits, const uint8_t *panel, const int8_t *q, const float *scale,
+                                     const int rows, float *sums, int64_t stride) {
+    for (int group = 0; group < LANES; group++) {
+        __m256i integer[4][2];
+        UNROLL
+        for (int n = 0; n < rows; n++) integer[n][0] = integer[n][1] = _mm256_setzero_si256();
+        UNROLL
+        for (int step = 0; step < STEPS; step++, panel += 64) {
+            const __m256i weight[2] = {_mm256_load_si256((const __m256i *)panel),
+                                       _mm256_load_si256((const __m256i *)(panel + 32))};
+            UNROLL
+            for (int n = 0; n < rows; n++) {
+                int32_t four;
+                memcpy(&four, q + n * BLOCK + step * STEP_BYTES + group * 4, sizeof four);
+                const __m256i x = _mm256_set1_epi32(four);
+                integer[n][0] = add_products_avx2(bits, integer[n][0], weight[0], x);
+                integer[n][1] = add_products_avx2(bits, integer[n][1], weight[1], x);
             }
         }
+        UNROLL
+        for (int n = 0; n < rows; n++) {
+            const __m256 group_scale = _mm256_set1_ps(scale[n * LANES + group]);
+            UNROLL
+            for (int part = 0; part < 2; part++) {
+                float *sum = sums + n * stride + part * 8;
+                _mm256_storeu_ps(sum, _mm256_fmadd_ps(lanes_avx2(bits, integer[n][part]), group_scale, _mm256_loadu_ps(sum)));
+            }
+        }
+    }
+}
+
+/* sums [rows][outputs] += panel x activations of `rows` rows of block k, from `row` on */
+AVX2_INLINE void multiply_rows_avx2(const int bits, const uint8_t *panel, const activations_t *a, int64_t k, int64_t row,
+                                    int64_t rows, float *sums, int64_t stride) {
+    const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK;
+    const float *scale = a->scale + (k * a->rows + row) * LANES;
+    for (; rows >= 4; rows -= 4, q += 4 * BLOCK, scale += 4 * LANES, sums += 4 * stride)
+        multiply_panel_avx2(bits, panel, q, scale, 4, sums, stride);
+    if (rows == 3) multiply_panel_avx2(bits, panel, q, scale, 3, sums, stride);
+    if (rows == 2) multiply_panel_avx2(bits, panel, q, scale, 2, sums, stride);
+    if (rows == 1) multiply_panel_avx2(bits, panel, q, scale, 1, sums, stride);
+}
+
+/* sums [rows][tile outputs, 16 or 64] = dot products of weight rows with up to MANY_TILE_ROWS activation rows; several
+ * rows share each panel of weights, while the weights after this tile are fetched in the order of memory */
+AVX2_INLINE void rows_avx2_fixed(const int bits, const weights_t *w, int64_t output, int64_t tile_outputs,
+                                 const activations_t *a, int64_t row, int64_t rows, float *sums) {
+    if (rows == 1 && tile_outputs == FEW_OUTPUTS) {
+        for (int64_t o = 0; o < FEW_OUTPUTS; o++)
+            sums[o] = output + o < w->outputs ? dot_avx2(bits, w, output + o, a, row) : 0;
+    } else {
+        _Alignas(32) uint8_t panel[BLOCK * PANEL_OUTPUTS];
+        const uint8_t *ahead = w->packed + (output + tile_outputs) * w->row_bytes;
+        memset(sums, 0, (size_t)(rows * tile_outputs) * sizeof(float));
+        for (int64_t k = 0; k < a->blocks; k++)
+            for (int64_t o = 0; o < tile_outputs; o += PANEL_OUTPUTS, ahead += BLOCK * bits / 8 * PANEL_OUTPUTS) {
+                fill_panel_avx2(bits, w, output + o, k, panel, ahead);
+                multiply_rows_avx2(bits, panel, a, k, row, rows, sums + o, tile_outputs);
+            }
+    }
+    for (int64_t n = 0; n < rows && bits == 4; n++) {
+        const float correction = 8 * total_of(a, row + n);
+        for (int64_t o = 0; o < tile_outputs; o++) sums[n * tile_outputs + o] -= correction;
+    }
+}
+
+AVX2_TARGET static void rows_avx2(const weights_t *w, int64_t output, int64_t tile_outputs, const activations_t *a,
+                                  int64_t row, int64_t rows, float *sums) {
+    if (w->bits == 4) rows_avx2_fixed(4, w, output, tile_outputs, a, row, rows, sums);
+    else rows_avx2_fixed(8, w, output, tile_outputs, a, row, rows, sums);
 }
 
 /* ---- AVX-512 VNNI ---- */
@@ -632,13 +766,12 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
     const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
     const weights_t w = {weight, weight_scale, outputs, columns, columns * bits / 8, bits};
     const activations_t a = {quantized, scale, total, rows * levels, blocks};
-    const int many = path == AVX512 && a.rows > FEW_ROWS;
+    const int many = (path == AVX512 || path == AVX2) && a.rows > FEW_ROWS;
     const int64_t tile_outputs = many ? MANY_OUTPUTS : FEW_OUTPUTS, tile_rows = many ? MANY_TILE_ROWS : FEW_ROWS;
     const int64_t tiles = (outputs + tile_outputs - 1) / tile_outputs;
     few_rows_t *few_rows = few_rows_portable;
 #if defined(__x86_64__)
     if (path == AVX512) few_rows = few_rows_avx512;
-    if (path == AVX2) few_rows = few_rows_avx2;
 #elif defined(__aarch64__)
     if (path == NEON) few_rows = few_rows_neon;
 #endif
@@ -649,7 +782,7 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
         for (int64_t unit = 0; unit < rows * blocks; unit++) {
             const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * levels;
             const int64_t count = columns - start < BLOCK ? columns - start : BLOCK;
-            quantize_block(input, type, n * columns + start, count, bits, levels, quantized + place * BLOCK,
+            quantize_block(input, type, n * columns + start, count, NULL, bits, levels, quantized + place * BLOCK,
                            scale + place * LANES, total + place);
         }
         OPENMP(omp for schedule(static))
@@ -663,7 +796,8 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
             for (int64_t row = 0; row < a.rows; row += tile_rows) {
                 const int64_t together = a.rows - row < tile_rows ? a.rows - row : tile_rows;
 #if defined(__x86_64__)
-                if (many) many_rows_avx512(&w, first, &a, row, together, sums);
+                if (path == AVX2) rows_avx2(&w, first, tile_outputs, &a, row, together, sums);
+                else if (many) many_rows_avx512(&w, first, &a, row, together, sums);
                 else
 #endif
                 few_rows(&w, first, count, &a, row, together, (float(*)[FEW_OUTPUTS])sums);
@@ -673,6 +807,117 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
                         for (int64_t o = 0; o < count; o++) sum[o] += sum[tile_outputs + o];
                     for (int64_t o = 0; o < count; o++) sum[o] = sum[o] * output_scale[o] + output_bias[o];
                     store_floats(output, type, (row + n) / levels * outputs + first, count, sum);
+                }
+            }
+        }
+    }
+}
+
+/* ---- gradient with respect to the input ---- */
+
+/* One block of 512 weight rows, 64 columns from `column` on -> 4 panels [16 lanes][8 steps][16 columns][4 rows]; INT4 as
+ * unsigned weight + 8. Row 64 step + 4 lane + i of the block is row i of (lane, step). Rows and columns past the last are
+ * 0 here; they meet activations that are 0, or sums that are not stored. */
+static void fill_columns(const weights_t *w, int64_t block, int64_t column, uint8_t *panels) {
+    const int64_t count = w->columns - column < MANY_OUTPUTS ? w->columns - column : MANY_OUTPUTS;
+    uint8_t values[4][MANY_OUTPUTS] = {{0}};
+    for (int step = 0; step < STEPS; step++)
+        for (int lane = 0; lane < LANES; lane++) {
+            for (int i = 0; i < 4; i++) {
+                const int64_t row = block * BLOCK + step * 64 + lane * 4 + i;
+                const uint8_t *bytes = w->packed + row * w->row_bytes + column * w->bits / 8;
+                if (row >= w->outputs) memset(values[i], 0, MANY_OUTPUTS);
+                else if (w->bits == 8) memcpy(values[i], bytes, (size_t)count);
+                else for (int64_t c = 0; c < count / 2; c++) {
+                    values[i][2 * c] = (uint8_t)((bytes[c] >> 4) ^ 8);
+                    values[i][2 * c + 1] = (uint8_t)((bytes[c] & 15) ^ 8);
+                }
+            }
+            for (int part = 0; part < MANY_OUTPUTS / PANEL_OUTPUTS; part++) {
+                uint32_t words[PANEL_OUTPUTS];
+                for (int c = 0; c < PANEL_OUTPUTS; c++) {
+                    const int from = part * PANEL_OUTPUTS + c;
+                    words[c] = values[0][from] | (uint32_t)values[1][from] << 8 | (uint32_t)values[2][from] << 16 |
+                               (uint32_t)values[3][from] << 24;
+                }
+                memcpy(panels + ((part * LANES + lane) * STEPS + step) * sizeof words, words, sizeof words);
+            }
+        }
+}
+
+/* sums [rows][64], 16 of each row += panel x activations of `rows` rows of block k, from `row` on */
+static void multiply_rows_portable(const uint8_t *panel, const activations_t *a, int64_t k, int64_t row, int64_t rows,
+                                   float *sums) {
+    for (int64_t n = 0; n < rows; n++)
+        for (int lane = 0; lane < LANES; lane++) {
+            const int8_t *q = a->quantized + (k * a->rows + row + n) * BLOCK + lane * 4;
+            const float scale = a->scale[(k * a->rows + row + n) * LANES + lane];
+            int32_t integer[PANEL_OUTPUTS] = {0};
+            for (int step = 0; step < STEPS; step++) {
+                const int8_t *weight = (const int8_t *)panel + (lane * STEPS + step) * PANEL_OUTPUTS * 4;
+                for (int c = 0; c < PANEL_OUTPUTS; c++)
+                    for (int i = 0; i < 4; i++) integer[c] += weight[c * 4 + i] * q[step * STEP_BYTES + i];
+            }
+            for (int c = 0; c < PANEL_OUTPUTS; c++) sums[n * MANY_OUTPUTS + c] += scale * (float)integer[c];
+        }
+}
+
+#if defined(__x86_64__)
+AVX2_TARGET static void multiply_columns_avx2(int bits, const uint8_t *panel, const activations_t *a, int64_t k, int64_t row,
+                                              int64_t rows, float *sums) {
+    if (bits == 4) multiply_rows_avx2(4, panel, a, k, row, rows, sums, MANY_OUTPUTS);
+    else multiply_rows_avx2(8, panel, a, k, row, rows, sums, MANY_OUTPUTS);
+}
+#endif
+
+/* result[n, i] = sum over o of gradient[n, o] * weight_scale[o] * weight[o, i]
+ *
+ * The products with the scales are rounded to 16 bits, as two rows of 8 bits, see `quantize_block`; the blocks are of 512
+ * outputs, in the order of INT8. gradient [n, o], result [n, i]: elements of `type`; weight [o, i * bits / 8];
+ * weight_scale [o], half. quantized [k, 2 n, 512], scale [k, 2 n, 16], total [k, 2 n] with k = ceil(o / 512): scratch.
+ * `threads` at least 1. Caller: the backward pass of `chatglm/quantization.py`.
+ */
+void quantized_input_gradient(int32_t path, int32_t bits, int32_t type, const void *gradient, int64_t rows, int64_t columns,
+                              const uint8_t *weight, const uint16_t *weight_scale, int64_t outputs, void *result,
+                              int8_t *quantized, float *scale, float *total, int32_t threads) {
+    enum { LEVELS = 2 };
+    const int64_t blocks = (outputs + BLOCK - 1) / BLOCK, tiles = (columns + MANY_OUTPUTS - 1) / MANY_OUTPUTS;
+    const weights_t w = {weight, weight_scale, outputs, columns, columns * bits / 8, bits};
+    const activations_t a = {quantized, scale, total, rows * LEVELS, blocks};
+    (void)path, (void)threads; /* not used on other machines, or without OpenMP */
+    OPENMP(omp parallel num_threads(threads))
+    {
+        OPENMP(omp for schedule(static))
+        for (int64_t unit = 0; unit < rows * blocks; unit++) {
+            const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * LEVELS;
+            const int64_t count = outputs - start < BLOCK ? outputs - start : BLOCK;
+            quantize_block(gradient, type, n * outputs + start, count, weight_scale + start, 8, LEVELS,
+                           quantized + place * BLOCK, scale + place * LANES, total + place);
+        }
+        OPENMP(omp for schedule(static))
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            _Alignas(64) uint8_t panels[BLOCK * MANY_OUTPUTS];
+            _Alignas(64) float sums[MANY_TILE_ROWS * MANY_OUTPUTS];
+            const int64_t first = tile * MANY_OUTPUTS;
+            const int64_t count = columns - first < MANY_OUTPUTS ? columns - first : MANY_OUTPUTS;
+            for (int64_t row = 0; row < a.rows; row += MANY_TILE_ROWS) {
+                const int64_t together = a.rows - row < MANY_TILE_ROWS ? a.rows - row : MANY_TILE_ROWS;
+                memset(sums, 0, sizeof sums);
+                for (int64_t k = 0; k < blocks; k++) {
+                    fill_columns(&w, k, first, panels);
+                    for (int64_t c = 0; c < MANY_OUTPUTS; c += PANEL_OUTPUTS) {
+#if defined(__x86_64__)
+                        if (path >= AVX2) multiply_columns_avx2(bits, panels + c * BLOCK, &a, k, row, together, sums + c);
+                        else
+#endif
+                        multiply_rows_portable(panels + c * BLOCK, &a, k, row, together, sums + c);
+                    }
+                }
+                for (int64_t n = 0; n < together; n += LEVELS) {
+                    float *sum = sums + n * MANY_OUTPUTS;
+                    const float correction = bits == 4 ? 8 * (total_of(&a, row + n) + total_of(&a, row + n + 1)) : 0;
+                    for (int64_t c = 0; c < count; c++) sum[c] += sum[MANY_OUTPUTS + c] - correction;
+                    store_floats(result, type, (row + n) / LEVELS * columns + first, count, sum);
                 }
             }
         }

@@ -1,0 +1,122 @@
+"""Run matrices of ChatGLM-6B's shapes by llama.cpp: a GPT-NeoX GGUF file of random Q4_0 weights, and its timings.
+
+Needs `pip install llama-cpp-python gguf`. As in files made by llama-quantize for Q4_0, the output layer is Q6_K.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from chatglm import ChatGLMConfig
+
+Q4_0_BLOCK, Q6_K_BLOCK = (32, 18), (256, 210)  # weights and bytes; a half scale at the start, or at the end
+
+
+def installed() -> bool:
+    """Return whether llama-cpp-python and gguf can be imported."""
+    return all(importlib.util.find_spec(name) for name in ("llama_cpp", "gguf"))
+
+
+def random_blocks(rows: int, columns: int, block: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """Return random quantised weights of a matrix, uint8 `[rows, bytes of a row]`, about 0.02 in size."""
+    weights, size = block
+    data = generator.integers(0, 256, (rows * columns // weights, size), dtype=np.uint8)
+    half = np.array([0.004 if block == Q4_0_BLOCK else 1e-5], dtype=np.float16).view(np.uint8)
+    data[:, slice(0, 2) if block == Q4_0_BLOCK else slice(-2, None)] = half
+    return data.reshape(rows, -1)
+
+
+def write_gguf(file: Path, config: ChatGLMConfig) -> None:
+    """Write a GPT-NeoX model with the matrix shapes of a configuration."""
+    import gguf
+
+    e, inner, kinds = config.hidden_size, config.inner_hidden_size, gguf.GGMLQuantizationType
+    writer, generator = gguf.GGUFWriter(file, "gptneox"), np.random.default_rng(0)
+    writer.add_context_length(config.max_sequence_length)
+    writer.add_embedding_length(e)
+    writer.add_block_count(config.num_layers)
+    writer.add_feed_forward_length(inner)
+    writer.add_rope_dimension_count(e // config.num_attention_heads)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_parallel_residual(False)
+    writer.add_layer_norm_eps(config.layernorm_epsilon)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("none")
+
+    def add_norm(name: str) -> None:
+        writer.add_tensor(f"{name}.weight", np.ones(e, dtype=np.float32))
+        writer.add_tensor(f"{name}.bias", np.zeros(e, dtype=np.float32))
+
+    matrices = {}
+    for layer in range(config.num_layers):
+        block = f"blk.{layer}"
+        add_norm(f"{block}.attn_norm")
+        add_norm(f"{block}.ffn_norm")
+        shapes = {"attn_qkv": (3 * e, e), "attn_output": (e, e), "ffn_up": (inner, e), "ffn_down": (e, inner)}
+        for name, (rows, columns) in shapes.items():
+            if (rows, columns) not in matrices:  # each shape is made once, and written for every layer
+                matrices[rows, columns] = random_blocks(rows, columns, Q4_0_BLOCK, generator)
+            writer.add_tensor(f"{block}.{name}.weight", matrices[rows, columns], raw_dtype=kinds.Q4_0)
+            writer.add_tensor(f"{block}.{name}.bias", np.zeros(rows, dtype=np.float32))
+    add_norm("output_norm")
+    for name, block, kind in (("token_embd", Q4_0_BLOCK, kinds.Q4_0), ("output", Q6_K_BLOCK, kinds.Q6_K)):
+        writer.add_tensor(f"{name}.weight", random_blocks(config.vocab_size, e, block, generator), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+class LlamaCpp:
+    """A loaded GGUF model and the tokens it has read, for up to `sequences` sequences of equal length."""
+
+    def __init__(self, file: Path, threads: int, context: int, sequences: int = 1) -> None:
+        import llama_cpp
+
+        self.library = llama_cpp
+        self.quiet: Callable = llama_cpp.llama_log_callback(lambda level, text, data: None)
+        llama_cpp.llama_log_set(self.quiet, None)
+        llama_cpp.llama_backend_init()
+        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx, parameters.n_seq_max = context * sequences, sequences
+        parameters.n_batch = parameters.n_ubatch = 512
+        parameters.n_threads = parameters.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, parameters) if self.model else None
+        if not self.context:
+            raise RuntimeError(f"llama.cpp cannot load {file}")
+        self.batch = llama_cpp.llama_batch_init(512, 0, 1)
+        self.length = 0
+
+    def close(self) -> None:
+        """Release the memory."""
+        self.library.llama_batch_free(self.batch)
+        self.library.llama_free(self.context)
+        self.library.llama_model_free(self.model)
+
+    def clear(self) -> None:
+        """Forget what was read."""
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        self.length = 0
+
+    def read(self, tokens: list[int], sequences: int = 1) -> float:
+        """Read tokens (the same for each sequence), logits at the last; return the seconds it took."""
+        start, batch, place = time.perf_counter(), self.batch, 0
+        for sequence in range(sequences):
+            for index, token in enumerate(tokens):
+                batch.token[place], batch.pos[place] = token, self.length + index
+                batch.n_seq_id[place], batch.seq_id[place][0] = 1, sequence
+                batch.logits[place] = index == len(tokens) - 1
+                place += 1
+        batch.n_tokens = place
+        status = self.library.llama_decode(self.context, batch)
+        if status:
+            raise RuntimeError(f"llama_decode returns {status}")
+        self.library.llama_get_logits_ith(self.context, place - 1)[0]  # waits for the result
+        self.length += len(tokens)
+        return time.perf_counter() - start

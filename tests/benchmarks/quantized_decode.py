@@ -1,0 +1,279 @@
+"""Measure an INT4 model of ChatGLM-6B's shape on the CPU, against the memory's speed, llama.cpp and unpacking.
+
+    python -m tests.benchmarks.quantized_decode [--num_layers 28] [--folder FOLDER]
+
+Writes a checkpoint of random weights (3.9 GB at 28 layers) and, where `llama-cpp-python` and `gguf` are installed, a
+Q4_0 GGUF file of the same matrix shapes (3.9 GB), and prints a Markdown table of medians. Stop other programs first.
+"Unpacking" is the original's way: each matrix is unpacked for every product, here by PyTorch. With fewer layers the
+output layer, whose size stays, weighs more: ratios are those of the real depth at 28 only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_kernels, quantization
+from tests.benchmarks import llama_cpp_q4_0
+from tests.conftest import ROOT
+from utils import choose_dtype, load_model
+
+CHAT = """
+import resource, sys, threading, time
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import torch
+from chatglm import ChatGLMConfig
+from tests.benchmarks.quantized_decode import load, random_prompt
+own, running = [0], True
+def watch():  # without the pages of mapped files
+    while running:
+        for line in open("/proc/self/status"):
+            if line.startswith("RssAnon"):
+                own[0] = max(own[0], int(line.split()[1]) * 1024)
+        time.sleep(0.02)
+threading.Thread(target=watch, daemon=True).start()
+start = time.perf_counter()
+model = load(Path(sys.argv[1]))
+seconds = time.perf_counter() - start
+model.generate(random_prompt(model.config, 64), max_new_tokens=32, min_new_tokens=32, do_sample=True)
+print("RESULT", seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, own[0])
+"""
+
+
+def fill_random(model: torch.nn.Module) -> None:
+    """Give every tensor of a model random or neutral values: packed bytes of all values, weights of about 0.02."""
+    packed, weights = torch.randint(-128, 128, (1 << 24,), dtype=torch.int8), torch.empty(1 << 24).normal_(std=0.02)
+    for name, tensor in model.state_dict().items():
+        noise = packed if tensor.dtype == torch.int8 else weights
+        if name.endswith("weight_scale"):
+            tensor.fill_(0.02 / 4.6)  # a random nibble has the standard deviation 4.6
+        elif "layernorm" in name or name.endswith("bias"):
+            tensor.fill_(name.endswith("weight"))
+        else:
+            for part in tensor.flatten().split(len(noise)):
+                part.copy_(noise[: len(part)])
+
+
+def build_model(config: ChatGLMConfig) -> ChatGLMForConditionalGeneration:
+    """Return a model of random weights, quantised as its configuration says."""
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(config)
+    model = model.to_empty(device="cpu")
+    model.tie_weights()
+    fill_random(model)
+    return model.eval()
+
+
+def write_checkpoint(folder: Path, config: ChatGLMConfig) -> None:
+    """Write an INT4 checkpoint with random weights, as `save_pretrained` would, one file a layer."""
+    torch.set_default_dtype(torch.float16)
+    try:
+        model = build_model(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("lm_head.")}
+    files: dict[str, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        layer = name.split("layers.")[1].split(".")[0] if "layers." in name else "embedding"
+        files.setdefault(f"model-{layer}.safetensors", {})[name] = tensor
+    for file, content in files.items():
+        save_file(content, folder / file, metadata={"format": "pt"})
+    weight_map = {name: file for file, content in files.items() for name in content}
+    index = {"metadata": {"total_size": 0}, "weight_map": weight_map}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    config.save_pretrained(folder)
+
+
+def load(folder: Path) -> ChatGLMForConditionalGeneration:
+    """Load a checkpoint as the scripts do."""
+    config, device = ChatGLMConfig.from_pretrained(folder), torch.device("cpu")
+    return load_model(folder, config, device, choose_dtype("auto", device, config))
+
+
+def random_prompt(config: ChatGLMConfig, length: int, rows: int = 1) -> torch.Tensor:
+    """Return ids of random text between the special tokens, int64 [rows, length]."""
+    prompt = torch.randint(10, 1000, (rows, length))
+    prompt[:, -2], prompt[:, -1] = config.gmask_token_id, config.bos_token_id
+    return prompt
+
+
+@torch.no_grad()
+def prompt_seconds(model: ChatGLMForConditionalGeneration, length: int) -> float:
+    """Return the seconds that reading a prompt takes."""
+    prompt, start = random_prompt(model.config, length), time.perf_counter()
+    model(prompt, use_cache=True, logits_to_keep=1)
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def token_seconds(model: ChatGLMForConditionalGeneration, length: int, rows: int, tokens: int) -> float:
+    """Return the median seconds of a greedy step of `rows` sequences behind prompts of `length` tokens."""
+    output = model(random_prompt(model.config, length, rows), use_cache=True, logits_to_keep=1)
+    times = []
+    for _ in range(tokens + 1):
+        start = time.perf_counter()
+        token = output.logits[:, -1:].argmax(dim=-1)
+        output = model(token, past_key_values=output.past_key_values, use_cache=True)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def llama_seconds(file: Path, length: int, sequences: int, tokens: int, repeats: int) -> tuple[float, float]:
+    """Return llama.cpp's seconds for a prompt of all sequences, and the median ones of a step."""
+    llama = llama_cpp_q4_0.LlamaCpp(file, torch.get_num_threads(), length + tokens + 8, sequences)
+    prompts = []
+    for _ in range(repeats):
+        llama.clear()
+        prompts.append(llama.read([5 + number % 900 for number in range(length)], sequences))
+    steps = [llama.read([7], sequences) for _ in range(tokens + 1)][1:]
+    llama.close()
+    return statistics.median(prompts), statistics.median(steps)
+
+
+@contextlib.contextmanager
+def unpack_first() -> Iterator[None]:
+    """Let quantised layers unpack each matrix before a product, forwards and backwards, as the original does."""
+
+    def linear(input, weight, weight_scale, bits, bias, exact):
+        matrix = quantization.dequantize_weight(weight, weight_scale, bits, input.dtype)
+        return torch.nn.functional.linear(input, matrix, bias)
+
+    def input_gradient(gradient, weight, weight_scale, bits):
+        return gradient @ quantization.dequantize_weight(weight, weight_scale, bits, gradient.dtype)
+
+    own = quantization._linear, cpu_kernels.input_gradient
+    quantization._linear, cpu_kernels.input_gradient = linear, input_gradient
+    try:
+        yield
+    finally:
+        quantization._linear, cpu_kernels.input_gradient = own
+
+
+def tuning_seconds(model: ChatGLMForConditionalGeneration, length: int) -> float:
+    """Return the seconds of a P-Tuning step without its optimiser: forward and backward through the blocks."""
+    prompt, start = random_prompt(model.config, length), time.perf_counter()
+    hidden = model.transformer(prompt, use_cache=False, return_dict=True).last_hidden_state
+    hidden.square().mean().backward()
+    return time.perf_counter() - start
+
+
+def read_bandwidth(threads: int, size: int = 1 << 30) -> float:
+    """Return the bytes a second that threads read of a buffer, the best of 10 times."""
+    words = cpu_kernels.use_huge_pages(torch.empty(size // 8, dtype=torch.int64)).fill_(1)
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "read_bandwidth.so"
+        cpu_kernels.compile_kernels(Path(__file__).with_name("read_bandwidth.c"), target)
+        sum_words = ctypes.CDLL(str(target)).sum_words
+    sum_words.argtypes, sum_words.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32], ctypes.c_uint64
+    best = float("inf")
+    for _ in range(10):
+        start = time.perf_counter()
+        assert sum_words(words.data_ptr(), len(words), threads) == len(words)
+        best = min(best, time.perf_counter() - start)
+    return size / best
+
+
+def token_bytes(model: ChatGLMForConditionalGeneration) -> int:
+    """Return the bytes of weights that a token reads: all packed matrices, and the output layer's INT8 copy."""
+    packed = (m.weight for m in model.modules() if isinstance(m, quantization.QuantizedLinear))
+    return sum(weight.numel() for weight in packed) + model.lm_head.weight.numel()
+
+
+def median(measure: Callable[[], float], repeats: int) -> float:
+    """Return the median of what a measurement returns, the first time not counted."""
+    measure()
+    return statistics.median(measure() for _ in range(repeats))
+
+
+def row(name: str, value: str, *ratios: str) -> None:
+    """Print a row of the table at once."""
+    print("| " + " | ".join([name, value, *ratios]) + " |", flush=True)
+
+
+def measure(folder: Path, arguments: argparse.Namespace) -> None:
+    """Print the table."""
+    threads, tokens, repeats = torch.get_num_threads(), arguments.tokens, arguments.repeats
+    bandwidth = {number: read_bandwidth(number) for number in sorted({1, threads})}
+    path = cpu_kernels.supported_paths()[-1]
+    print(f"{arguments.num_layers} layers of the 6B shape, INT4, {threads} threads, {path} kernels, medians\n")
+    gguf = folder / "model.gguf"
+    has_llama = llama_cpp_q4_0.installed() and not arguments.without_llama
+    if has_llama:
+        llama_cpp_q4_0.write_gguf(gguf, ChatGLMConfig(num_layers=arguments.num_layers))
+    row("measured", "here", "llama.cpp Q4_0", "here / llama.cpp", "notes")
+    row("---", "---", "---", "---", "---")
+    for number, speed in bandwidth.items():
+        row(f"read bandwidth, {number} threads", f"{speed / 1e9:.1f} GB/s", "", "", "")
+    command = [sys.executable, "-c", CHAT, str(folder), str(ROOT)]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
+    load_seconds, peak, own = map(float, output.split("RESULT")[1].split())
+    row("load, file in page cache", f"{load_seconds:.1f} s", "", "", "")
+    row("peak memory of a chat", f"{peak / 1e9:.2f} GB", "", "", f"{own / 1e9:.2f} GB without pages of the file")
+    model = load(folder)
+    single = None
+    for length in arguments.prompts:
+        seconds = token_seconds(model, length, 1, tokens)
+        single = single or seconds
+        llama = llama_seconds(gguf, length, 1, tokens, 1)[1] if has_llama else None
+        share = token_bytes(model) / seconds / bandwidth[threads]
+        versus = [f"{1 / llama:.2f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
+        note = f"{100 * share:.0f} % of the read bandwidth"
+        row(f"decode, prompt {length}", f"{1 / seconds:.2f} tokens/s", *versus, note)
+    length = arguments.prompts[-1]
+    seconds = median(lambda: prompt_seconds(model, length), repeats)
+    llama = llama_seconds(gguf, length, 1, 1, repeats + 1)[0] if has_llama else None
+    versus = [f"{length / llama:.1f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
+    row(f"prompt of {length}", f"{length / seconds:.1f} tokens/s", *versus, "")
+    eight = token_seconds(model, arguments.prompts[0], 8, tokens)
+    llama = llama_seconds(gguf, arguments.prompts[0], 8, tokens, 1)[1] if has_llama else None
+    versus = [f"{8 / llama:.2f} tokens/s", f"{llama / eight:.2f}"] if llama else ["not measured", ""]
+    row("8 sequences together", f"{8 / eight:.2f} tokens/s", *versus, f"{8 * single / eight:.2f} times one alone")
+    with unpack_first():
+        slow = token_seconds(model, arguments.prompts[0], 1, 2)
+    row("decode by unpacking each matrix", f"{1 / slow:.2f} tokens/s", "", "", f"{slow / single:.0f} times slower")
+    small = {"vocab_size": 4096, "bos_token_id": 4004, "eos_token_id": 4005}
+    tuned = build_model(ChatGLMConfig(num_layers=2, quantization_bit=4, pre_seq_len=64, **small))
+    seconds = median(lambda: tuning_seconds(tuned, 256), repeats)
+    with unpack_first():
+        slow = median(lambda: tuning_seconds(tuned, 256), repeats)
+    row("P-Tuning step, 2 layers, 256 tokens", f"{seconds:.2f} s", "", "", f"{slow / seconds:.2f} times unpacking")
+
+
+def main() -> None:
+    """Write, measure, print, and remove what was written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_layers", type=int, default=28, help="layers (default 28, the real depth)")
+    parser.add_argument("--prompts", type=int, nargs="+", default=[16, 512], help="prompt lengths (default 16 512)")
+    parser.add_argument("--tokens", type=int, default=16, help="tokens decoded in a measurement (default 16)")
+    parser.add_argument("--repeats", type=int, default=3, help="of prompts and tuning steps (default 3)")
+    parser.add_argument("--without_llama", action="store_true", help="leave llama.cpp out where it is installed")
+    parser.add_argument("--folder", type=Path, help="where to write, 8 GB; a temporary folder if not given")
+    arguments = parser.parse_args()
+    if not cpu_kernels.available(torch.float32):
+        raise SystemExit("the CPU kernels cannot be compiled here, see the warning above")
+    folder = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="chatglm-benchmark-"))
+    try:
+        write_checkpoint(
+            folder, ChatGLMConfig(num_layers=arguments.num_layers, quantization_bit=4, torch_dtype="float16")
+        )
+        measure(folder, arguments)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
