@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from chatglm import ChatGLMForConditionalGeneration
+from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from chatglm.modeling_chatglm import PrefixEncoder
 from chatglm.quantization import BLOCK_LINEARS, QuantizedLinear
 from checkpoint import LoadError, base_header, check_base, check_file, read_header, write_prefix
@@ -168,6 +168,26 @@ def save_adapter(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
         weights = {name: weight.detach().cpu().contiguous() for name, weight in lora_weights(model).items()}
         save_file(weights, folder / LORA_FILE, metadata={"format": "pt", **base_header(model)})
     else:
+        write_prefix(folder, model)
+
+
+def save_whole(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, folder: Path) -> None:
+    """Write base (float or quantised), prefix if there is one, and tokenizer as one folder that all scripts load.
+
+    Raises:
+        ValueError: the model has a LoRA adapter; merge it first, or load it with `--ptuning_checkpoint`.
+    """
+    if lora_layers(model):
+        raise ValueError("a LoRA adapter is not saved with its base: merge it, or keep it in its own folder")
+    prefixed, length = hasattr(model.transformer, "prefix_encoder"), model.config.pre_seq_len
+    weights = {name: weight for name, weight in model.state_dict().items() if "prefix_encoder." not in name}
+    model.config.pre_seq_len = None  # the folder's base is an ordinary checkpoint, the prefix a file beside it
+    try:
+        model.save_pretrained(folder, state_dict=weights)
+    finally:
+        model.config.pre_seq_len = length
+    tokenizer.save_pretrained(folder)
+    if prefixed:
         write_prefix(folder, model)
 
 

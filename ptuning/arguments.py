@@ -1,6 +1,7 @@
 """The arguments of training and evaluation: the original's names and meanings on today's library."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from typing import Optional
 
@@ -92,7 +93,7 @@ class DataArguments:
         default=0.2, metadata={"help": "share of general dialogues in what is trained on; above 0, below 1"}
     )
     forgetting_cases: int = field(
-        default=0, metadata={"help": "questions of each skill of the embedded checkpoint to ask before and after; 0: no"}
+        default=0, metadata={"help": "questions to ask of each skill of the embedded checkpoint at the end; 0: no"}
     )
 
     def __post_init__(self) -> None:
@@ -130,7 +131,7 @@ def translate(words: list[str]) -> list[str]:
     words = list(words)
     for old, new in RENAMED:
         wrong, right = (old, new) if new in LIBRARY_FIELDS else (new, old)
-        words = [f"--{right}" + word[len(wrong) + 2 :] if word.split("=")[0] == f"--{wrong}" else word for word in words]
+        words = [re.sub(rf"^--{wrong}(?=$|=)", f"--{right}", word) for word in words]
     joined = " ".join(words)
     if ("--device cpu" in joined or "--device=cpu" in joined) and "--use_cpu" not in words:
         words.append("--use_cpu")

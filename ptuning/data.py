@@ -157,7 +157,7 @@ def _from_columns(place: str, row: dict[str, Any], arguments: DataArguments) -> 
             history = json.loads(history) if isinstance(history, str) else history  # as .csv files have it
             build_prompt(texts[0], history)
         except ValueError as error:
-            raise DataError(f"{place}, column {name!r}: expected a list of [question, answer] pairs; {error}") from error
+            raise DataError(f"{place}, column {name!r}: expected [question, answer] pairs; {error}") from error
     rounds = tuple((question or "", answer or "") for question, answer in history)
     return Example(arguments.source_prefix + texts[0] if texts[0] else "", texts[1], rounds)
 
@@ -281,8 +281,12 @@ class Collator:
     pad_token_id: int
     multiple: int = field(default=1)
 
-    def __call__(self, features: list[dict[str, list[int]]]) -> dict[str, Tensor]:
-        """Return `input_ids`, `attention_mask` (1 for tokens) and `labels`, int64 [b, s] each."""
+    def __call__(self, features: list[dict[str, list[int]]]) -> dict[str, Any]:
+        """Return `input_ids`, `attention_mask` (1 for tokens) and `labels`, int64 [b, s] each, and `logits_to_keep`.
+
+        The last is the number of places on the right where any row has a label, and one before them: the output layer
+        is as large as four blocks, and the logits of prompts are not needed.
+        """
         longest = max(len(feature["input_ids"]) for feature in features)
         longest = -(-longest // self.multiple) * self.multiple
         batch = {"input_ids": [], "attention_mask": [], "labels": []}
@@ -292,4 +296,6 @@ class Collator:
             batch["input_ids"].append([self.pad_token_id] * padding + ids)
             batch["attention_mask"].append([0] * padding + [1] * len(ids))
             batch["labels"].append([IGNORED] * padding + labels)
-        return {name: torch.tensor(rows) for name, rows in batch.items()}
+        answer = max(len(feature["labels"]) - feature["labels"].count(IGNORED) for feature in features)
+        tensors: dict[str, Tensor] = {name: torch.tensor(rows) for name, rows in batch.items()}
+        return {**tensors, "logits_to_keep": answer + 1}

@@ -49,9 +49,10 @@ def perplexity(
     encoded = [encode_example(tokenizer, example, *limits, Counts()) for example in examples[rank::size]]
     collate = Collator(tokenizer.pad_token_id)
     for start in range(0, len(encoded), batch_size):
-        batch = {name: rows.to(model.device) for name, rows in collate(encoded[start : start + batch_size]).items()}
-        count = int((batch["labels"][:, 1:] >= 0).sum())
-        rows.append((float(model(**batch, use_cache=False).loss) * count, count))
+        batch = collate(encoded[start : start + batch_size])
+        tensors = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+        count = int((batch["labels"] >= 0).sum())
+        rows.append((float(model(**tensors, use_cache=False).loss) * count, count))
     total = torch.tensor([sum(row[0] for row in rows), sum(row[1] for row in rows)], dtype=torch.float64)
     if size > 1:
         total = total.to(model.device if dist.get_backend() == "nccl" else "cpu")

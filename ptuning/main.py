@@ -20,8 +20,8 @@ import torch
 import transformers
 
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:  # so that `python ptuning/main.py` finds the project from any folder
-    sys.path.insert(0, str(ROOT))
+if not __package__:  # run as a script: its own folder, whose names are short, gives way to the project's
+    sys.path[0] = str(ROOT)
 
 import adapters  # noqa: E402
 import utils  # noqa: E402
@@ -44,13 +44,13 @@ def check_arguments(model: ModelArguments, files: DataArguments, training: Train
     has_adapter = bool(model.pre_seq_len or model.lora_rank or model.ptuning_checkpoint)
     if training.do_train and model.quantization_bit and not has_adapter:
         raise LoadError(
-            "quantised weights cannot be trained: add --pre_seq_len 128 (P-Tuning v2) or --lora_rank 8 (LoRA), or leave "
-            "out --quantization_bit to train all parameters"
+            "quantised weights cannot be trained: add --pre_seq_len 128 (P-Tuning v2) or --lora_rank 8 (LoRA), or "
+            "leave out --quantization_bit to train all parameters"
         )
     if not training.do_train and not model.ptuning_checkpoint and (model.pre_seq_len or model.lora_rank):
         raise LoadError("--pre_seq_len and --lora_rank make a new adapter: to measure one, give --ptuning_checkpoint")
     if shards_weights(training) and has_adapter:
-        raise LoadError("adapters are a few MB: train them with plain torchrun or ZeRO stage 2, not with sharded weights")
+        raise LoadError("adapters are a few MB: train them with torchrun or ZeRO stage 2, not with sharded weights")
     if training.n_gpu > 1:
         raise LoadError(
             f"{training.n_gpu} GPUs, one process: start one process a GPU (torchrun --nproc_per_node {training.n_gpu} "
@@ -82,8 +82,8 @@ def load(model_arguments: ModelArguments, training: TrainingArguments) -> tuple:
         adapters.add_prefix(model, length, model_arguments.prefix_projection)
     elif length and model.config.pre_seq_len != length:
         raise LoadError(
-            f"--pre_seq_len is {length}, but {model_arguments.ptuning_checkpoint or model_arguments.model_name_or_path} "
-            f"has {model.config.pre_seq_len}: give that number, or leave the flag out"
+            f"--pre_seq_len is {length}, but the adapter in "
+            f"{model_arguments.ptuning_checkpoint or model_arguments.model_name_or_path} has {model.config.pre_seq_len}: give that number, or leave the flag out"
         )
     if model_arguments.lora_rank and not adapters.has_adapter(model):
         targets = model_arguments.lora_target_modules.split(",")
@@ -163,7 +163,8 @@ def measure(model, tokenizer, files: DataArguments, training: TrainingArguments,
         metrics |= evaluation.perplexity(model, tokenizer, examples, files, batch_size)
     if training.do_predict:
         examples = data.read_examples(files.test_file, files)[: files.max_predict_samples]
-        file = Path(training.output_dir) / (evaluation.PREDICTIONS_FILE if name == "after" else "predictions_before.txt")
+        file_name = evaluation.PREDICTIONS_FILE if name == "after" else "predictions_before.txt"
+        file = Path(training.output_dir) / file_name
         metrics |= {
             f"predict_{metric}": value
             for metric, value in evaluation.perplexity(model, tokenizer, examples, files, batch_size).items()

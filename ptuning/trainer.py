@@ -33,7 +33,7 @@ class TrainingError(RuntimeError):
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
-    """Return the checkpoints in a folder, oldest first; a folder of such a name is a whole one (see `_save_checkpoint`)."""
+    """Return the checkpoints in a folder, oldest first; a folder so named is a whole one (see `_save_checkpoint`)."""
     found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     numbered = [folder for folder in found if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
     whole = [folder for folder in numbered if (folder / STATE_FILE).is_file()]

@@ -162,6 +162,7 @@ def test_collator_pads_on_the_left(tokenizer):
     padding = len(rows[1]["input_ids"]) - len(rows[0]["input_ids"])
     assert batch["input_ids"][0].tolist() == [tokenizer.pad_token_id] * padding + rows[0]["input_ids"]
     assert batch["labels"][0].tolist() == [-100] * padding + rows[0]["labels"]
+    assert batch["logits_to_keep"] == 1 + max(len(row["labels"]) - row["labels"].count(-100) for row in rows)
     assert batch["attention_mask"].sum(dim=1).tolist() == [len(row["input_ids"]) for row in rows]
 
 
