@@ -81,9 +81,10 @@ def load(model_arguments: ModelArguments, training: TrainingArguments) -> tuple:
     if length and not adapters.has_adapter(model):
         adapters.add_prefix(model, length, model_arguments.prefix_projection)
     elif length and model.config.pre_seq_len != length:
+        place = model_arguments.ptuning_checkpoint or model_arguments.model_name_or_path
         raise LoadError(
-            f"--pre_seq_len is {length}, but the adapter in "
-            f"{model_arguments.ptuning_checkpoint or model_arguments.model_name_or_path} has {model.config.pre_seq_len}: give that number, or leave the flag out"
+            f"--pre_seq_len is {length}, but the adapter in {place} has {model.config.pre_seq_len}: give that number, "
+            "or leave the flag out"
         )
     if model_arguments.lora_rank and not adapters.has_adapter(model):
         targets = model_arguments.lora_target_modules.split(",")
