@@ -17,6 +17,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 
+DATA = ROOT.parent / "shared" / "data" / "AdvertiseGen"
 WAYS = {
     "P-Tuning v2": "--pre_seq_len 64 --learning_rate 2e-2",
     "LoRA": "--lora_rank 8 --learning_rate 2e-3",
@@ -34,7 +35,8 @@ def command(way: str, arguments: argparse.Namespace, output: Path) -> list[str]:
     flags = (
         f"--do_train --do_predict --predict_with_generate --evaluate_before --prompt_column content "
         f"--response_column summary --max_source_length 64 --max_target_length 96 --max_steps {arguments.steps} "
-        f"--per_device_train_batch_size 8 --per_device_eval_batch_size 30 --logging_steps 10 --save_steps {arguments.steps} "
+        f"--per_device_train_batch_size 8 --per_device_eval_batch_size 30 --logging_steps 10 "
+        f"--save_steps {arguments.steps} "
         f"--max_predict_samples {arguments.rows} --forgetting_cases {arguments.cases} --report_to none --device cpu "
     )
     files = ["--train_file", str(arguments.data / "train.json"), "--test_file", str(arguments.data / "dev.json")]
@@ -59,9 +61,7 @@ def main() -> None:
     """Run what is not there yet; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="chatglm", help="checkpoint folder (default: the embedded one)")
-    parser.add_argument(
-        "--data", type=Path, default=ROOT.parent / "shared/data/AdvertiseGen", help="folder of the rows"
-    )
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of train.json and dev.json")
     parser.add_argument("--output", type=Path, default=ROOT / "output/adgen", help="where runs go")
     parser.add_argument("--steps", type=int, default=150, help="of training, 8 rows each (default 150)")
     parser.add_argument("--rows", type=int, default=120, help="of the test file to answer (default 120, all)")

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.ptuning_step [--layers 3] [--steps 3] [--source 64] [--target 64] [--threads N]
 
 Both train the same prefix on the same random base and the same batch, in turn in one process, and must come to the
-same loss and gradient. The straightforward step does what the original does: in forward and again in backward it unpacks
-each whole matrix to floats and multiplies, and it computes the logits of all tokens.
+same loss and gradient. The straightforward step does what the original does: in forward and again in backward it
+unpacks each whole matrix to floats and multiplies, and it computes the logits of all tokens.
 """
 
 from __future__ import annotations
