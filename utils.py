@@ -23,13 +23,17 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+import adapters
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from checkpoint import (
+    PREFIX_FILE,
     LoadError,
+    check_base,
     check_checkpoint,
     check_loaded,
     check_vocabulary,
     find_checkpoint,
+    read_header,
     read_prefix,
     shorten,
 )
@@ -72,7 +76,7 @@ class ModelArguments:
     )
     ptuning_checkpoint: Optional[str] = field(
         default=None,
-        metadata={"help": "folder with the pytorch_model.bin of a P-Tuning v2 prefix trained for this model"},
+        metadata={"help": "folder with a P-Tuning v2 prefix (ours or the original's) or a LoRA adapter for this model"},
     )
 
     def __post_init__(self) -> None:
@@ -213,9 +217,10 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
         config = ChatGLMConfig.from_pretrained(folder)
         tokenizer = ChatGLMTokenizer.from_pretrained(folder)
         check_vocabulary(folder, tokenizer, config)
-        prefix = None
-        if arguments.ptuning_checkpoint is not None:
-            prefix = read_prefix(Path(arguments.ptuning_checkpoint), config)
+        prefix, adapter = None, find_adapter(arguments.ptuning_checkpoint, folder)
+        has_lora = adapter is not None and (adapter / adapters.LORA_CONFIG_FILE).exists()
+        if adapter is not None and not has_lora:
+            prefix = read_prefix(adapter, config)
             config.pre_seq_len = len(prefix["embedding.weight"])
             config.prefix_projection = "trans.0.weight" in prefix
         if arguments.quantization_bit and config.quantization_bit:
@@ -225,12 +230,24 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
         model = load_model(folder, config, device, dtype, arguments.quantization_bit)
         if prefix is not None:  # in float32, as it was trained
             model.transformer.prefix_encoder.float().load_state_dict(prefix)
+            if (adapter / PREFIX_FILE).exists():
+                check_base(adapter / PREFIX_FILE, read_header(adapter / PREFIX_FILE), model)
+        if has_lora:
+            adapters.load_lora(model, adapter)
+            model.eval()
     except LOADING_ERRORS as error:
         raise LoadError(f"cannot load {folder}: {shorten(error)}") from error
     bits = f"{model.config.quantization_bit} bits, " if model.config.quantization_bit else ""
     name, seconds = folder.resolve().name, time.perf_counter() - start
     print(f"{name}: {bits}{dtype_name(dtype)} on {device}, loaded in {seconds:.1f} s", file=sys.stderr)
     return model, tokenizer
+
+
+def find_adapter(ptuning_checkpoint: Optional[str], folder: Path) -> Optional[Path]:
+    """Return the folder of the adapter to load: the one asked for, or the checkpoint's own if it holds a prefix."""
+    if ptuning_checkpoint is not None:
+        return Path(ptuning_checkpoint).expanduser()
+    return folder if (folder / PREFIX_FILE).exists() else None
 
 
 def load_model(

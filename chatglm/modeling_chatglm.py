@@ -784,7 +784,8 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
 
         Args:
             labels: int64 [b, s], -100 where there is nothing to predict; compared with the logits one place before.
-            logits_to_keep: compute the logits of the last so many tokens only; 0 for all.
+            logits_to_keep: compute the logits of the last so many tokens only; 0 for all. With labels at least 2, and
+                the labels before them are not counted.
             num_items_in_batch: divide the summed loss by this instead of by the number of labels (the trainer's
                 gradient accumulation).
 
@@ -816,7 +817,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         logits = self.lm_head(hidden_states[:, -logits_to_keep:] if logits_to_keep else hidden_states)  # [b, s, v]
         loss = None
         if labels is not None:
-            targets = labels[:, 1:].reshape(-1).to(logits.device)
+            targets = labels[:, 1 - logits.shape[1] :].reshape(-1).to(logits.device)
             predictions = logits[:, :-1].float().reshape(-1, logits.shape[-1])
             reduction = "mean" if num_items_in_batch is None else "sum"
             loss = F.cross_entropy(predictions, targets, ignore_index=-100, reduction=reduction)

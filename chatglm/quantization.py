@@ -33,6 +33,8 @@ BLOCK_LINEARS = (
 )
 # Rows converted at once, so that a matrix of 4096 columns needs 64 MiB of float32 scratch instead of its own size.
 ROWS_AT_ONCE = 4096
+# The same for multiplying gradients: half a matrix block of 4096 columns is then 512 KiB, and stays in the CPU's cache.
+GRADIENT_ROWS_AT_ONCE = 64
 # Logits that are computed again exactly, for each row of them; where more are close, the largest is not worth telling.
 REFINED_AT_MOST = 256
 
@@ -181,6 +183,26 @@ def input_gradient_reference(
     return total.to(gradient.dtype)
 
 
+def input_gradient(gradient: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, bits: int) -> torch.Tensor:
+    """Return `gradient @ weight` as `input_gradient_reference` does, in less time.
+
+    The scales go to the gradient, which is small, and the weights of a block of rows are unpacked into the CPU's cache:
+    the even and the odd columns of an INT4 matrix, each with a product of its own. On a GPU blocks only cost time.
+    """
+    rows_at_once = GRADIENT_ROWS_AT_ONCE if weight.device.type == "cpu" else ROWS_AT_ONCE
+    scaled = gradient.flatten(0, -2).float() * weight_scale.float()  # [n, o]
+    total = torch.zeros(8 // bits, len(scaled), weight.shape[1], device=gradient.device)  # [columns a byte, n, bytes]
+    for start in range(0, weight.shape[0], rows_at_once):
+        rows = slice(start, start + rows_at_once)
+        packed, part = weight[rows], scaled[:, rows]
+        if bits == 4:
+            total[0].addmm_(part, (packed >> 4).float())
+            total[1].addmm_(part, (packed << 4 >> 4).float())
+        else:
+            total[0].addmm_(part, packed.float())
+    return total.permute(1, 2, 0).reshape(*gradient.shape[:-1], -1).to(gradient.dtype)
+
+
 def quantized_linear(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -235,8 +257,8 @@ class _QuantizedLinearFunction(torch.autograd.Function):
         of_input = of_bias = None
         if ctx.needs_input_grad[0]:
             by_kernels = not ctx.exact and gradient.device.type == "cpu" and cpu_kernels.available(gradient.dtype)
-            input_gradient = cpu_kernels.input_gradient if by_kernels else input_gradient_reference
-            of_input = input_gradient(gradient, weight, weight_scale, ctx.bits)
+            differentiate = cpu_kernels.input_gradient if by_kernels else input_gradient
+            of_input = differentiate(gradient, weight, weight_scale, ctx.bits)
         if ctx.needs_input_grad[4]:
             of_bias = gradient.flatten(0, -2).sum(dim=0)
         return of_input, None, None, None, of_bias, None
@@ -358,6 +380,31 @@ class QuantizedEmbedding(_Quantized):
         return f"num_embeddings={self.num_embeddings}, embedding_dim={self.embedding_dim}, bits={self.bits}"
 
 
+def _stored_linear(input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    # converting all of the weight would take its memory again
+    blocks = [nn.functional.linear(input, block.to(input.dtype)) for block in weight.split(ROWS_AT_ONCE)]
+    return torch.cat(blocks, dim=-1)
+
+
+class _StoredLinearFunction(torch.autograd.Function):
+    """Multiply with a constant matrix in another number format, converted anew in backward instead of being kept."""
+
+    @staticmethod
+    def forward(ctx, input, weight):
+        ctx.save_for_backward(weight)
+        return _stored_linear(input, weight)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (weight,) = ctx.saved_tensors
+        flat = gradient.flatten(0, -2)
+        total = torch.zeros(len(flat), weight.shape[1], dtype=gradient.dtype, device=gradient.device)
+        for start in range(0, len(weight), GRADIENT_ROWS_AT_ONCE):
+            rows = slice(start, start + GRADIENT_ROWS_AT_ONCE)
+            total.addmm_(flat[:, rows], weight[rows].to(gradient.dtype))
+        return total.view(*gradient.shape[:-1], -1), None
+
+
 class _Stored(nn.Module):
     """Keep a float matrix in the number format and the file it was loaded from while it lies on the CPU.
 
@@ -439,8 +486,9 @@ class OutputLinear(_Stored, nn.Linear):
     def _linear(self, input: torch.Tensor) -> torch.Tensor:
         if self.weight.dtype == input.dtype:
             return nn.functional.linear(input, self.weight)
-        blocks = self.weight.split(ROWS_AT_ONCE)  # converting all of it would take its memory again
-        return torch.cat([nn.functional.linear(input, block.to(input.dtype)) for block in blocks], dim=-1)
+        if torch.is_grad_enabled() and input.requires_grad and not self.weight.requires_grad:
+            return _StoredLinearFunction.apply(input, self.weight)
+        return _stored_linear(input, self.weight)
 
     def _int8_copy(self) -> tuple[torch.Tensor, torch.Tensor]:
         version = self._weight_version()

@@ -1,0 +1,211 @@
+"""Small trained parts beside a base model: LoRA through `peft`, saving either kind, and switching either off.
+
+A P-Tuning v2 prefix lies in `ptuning_prefix.safetensors` (format and checks: checkpoint.py), a LoRA adapter in the
+files of the `peft` library, with the same header in `adapter_model.safetensors`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from chatglm.modeling_chatglm import PrefixEncoder
+from chatglm.quantization import BLOCK_LINEARS, QuantizedLinear
+from checkpoint import LoadError, base_header, check_base, check_file, read_header, write_prefix
+
+LORA_CONFIG_FILE = "adapter_config.json"
+LORA_FILE = "adapter_model.safetensors"
+LORA_KEYS = "base_model.model."  # before each parameter's name, as `peft` writes it
+LORA_NAME = "default"
+LORA_TARGETS = tuple(name for _, name in BLOCK_LINEARS)
+
+
+@functools.cache
+def _quantized_lora_linear() -> type:
+    """Return the LoRA layer around a `QuantizedLinear`, a class of `peft`'s kind; `peft` is needed for LoRA only."""
+    from peft.tuners import lora
+
+    class QuantizedLoraLinear(lora.Linear):
+        """Add a low-rank product in float32 to what a quantised matrix computes."""
+
+        def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+            raise ValueError(
+                f"a LoRA adapter cannot be merged into {self.get_base_layer().bits}-bit weights (rounding would lose "
+                "it): merge it into the float model, then quantise"
+            )
+
+    return QuantizedLoraLinear
+
+
+def _import_peft():
+    try:
+        import peft
+    except ImportError as error:
+        raise LoadError("LoRA needs the package peft: pip install -r ptuning/requirements.txt") from error
+    return peft
+
+
+def _inject(model: ChatGLMForConditionalGeneration, config) -> None:
+    peft = _import_peft()
+    config._register_custom_module({QuantizedLinear: _quantized_lora_linear()})
+    peft.inject_adapter_in_model(config, model, adapter_name=LORA_NAME)
+    model.peft_config = {LORA_NAME: config}
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:  # trained and kept in float32, whatever the base computes in
+            parameter.data = parameter.data.float()
+
+
+def add_prefix(model: ChatGLMForConditionalGeneration, length: int, projection: bool = False) -> None:
+    """Put a new P-Tuning v2 prefix of `length` virtual tokens, in float32, before the model; only it will be trained.
+
+    Args:
+        model: changed in place.
+        length: virtual tokens, at least 1.
+        projection: compute the prefix by a two-layer network from a smaller embedding.
+    """
+    model.config.pre_seq_len, model.config.prefix_projection = length, projection
+    encoder = PrefixEncoder(model.config)
+    encoder.apply(model._init_weights)
+    model.transformer.prefix_encoder = encoder.to(model.device)
+    model.freeze_for_prefix()
+
+
+def add_lora(
+    model: ChatGLMForConditionalGeneration,
+    rank: int,
+    alpha: float,
+    dropout: float = 0.0,
+    targets: Sequence[str] = LORA_TARGETS,
+) -> None:
+    """Put new LoRA layers around matrices of every block, float or quantised; only they will be trained.
+
+    Args:
+        model: changed in place; stays a `ChatGLMForConditionalGeneration`.
+        rank: columns of the low-rank factors, at least 1.
+        alpha: the product is scaled by alpha / rank.
+        dropout: of the layers' inputs in training, 0 to 1.
+        targets: names of the matrices, of those in `LORA_TARGETS`.
+    """
+    config = _import_peft().LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(targets),
+        base_model_name_or_path=str(model.config.name_or_path),
+    )
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    _inject(model, config)
+
+
+def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the LoRA layers of a model by name; none if no adapter was added."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+
+
+def lora_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the adapter's parameters as `peft` names them in its files."""
+    return {
+        LORA_KEYS + name.replace(f".{LORA_NAME}", ""): parameter
+        for name, parameter in model.named_parameters()
+        if "lora_" in name
+    }
+
+
+def load_lora_weights(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
+    """Fill the model's LoRA layers from a folder.
+
+    Raises:
+        LoadError: the file is missing, damaged, another base's, or has other shapes.
+    """
+    file = folder / LORA_FILE
+    check_file(file)
+    check_base(file, read_header(file), model)
+    stored, expected = load_file(file), lora_weights(model)
+    if stored.keys() != expected.keys():
+        name = sorted(stored.keys() ^ expected.keys())[0]
+        raise LoadError(f"{file} belongs to another model or other targets: {name} is in only one of the two")
+    with torch.no_grad():
+        for name, parameter in expected.items():
+            if stored[name].shape != parameter.shape:
+                raise LoadError(
+                    f"{file}: {name} is {tuple(stored[name].shape)}, this model's is {tuple(parameter.shape)}"
+                )
+            parameter.copy_(stored[name])
+
+
+def load_lora(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
+    """Put the LoRA adapter in a folder around the model's matrices, in place."""
+    check_file(folder / LORA_CONFIG_FILE)
+    _inject(model, _import_peft().LoraConfig.from_pretrained(folder))
+    load_lora_weights(model, folder)
+
+
+def merge_lora(model: ChatGLMForConditionalGeneration) -> None:
+    """Add the adapter to the float matrices it stands around and take its layers out, in place.
+
+    Raises:
+        ValueError: quantised matrices, into which nothing can be merged without loss.
+    """
+    for name, layer in lora_layers(model).items():
+        layer.merge()
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+
+
+def save_adapter(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
+    """Write the model's prefix or LoRA adapter, and nothing of its base, into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if lora_layers(model):
+        model.peft_config[LORA_NAME].save_pretrained(str(folder))
+        weights = {name: weight.detach().cpu().contiguous() for name, weight in lora_weights(model).items()}
+        save_file(weights, folder / LORA_FILE, metadata={"format": "pt", **base_header(model)})
+    else:
+        write_prefix(folder, model)
+
+
+def save_whole(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, folder: Path) -> None:
+    """Write base (float or quantised), prefix if there is one, and tokenizer as one folder that all scripts load.
+
+    Raises:
+        ValueError: the model has a LoRA adapter; merge it first, or load it with `--ptuning_checkpoint`.
+    """
+    if lora_layers(model):
+        raise ValueError("a LoRA adapter is not saved with its base: merge it, or keep it in its own folder")
+    prefixed, length = hasattr(model.transformer, "prefix_encoder"), model.config.pre_seq_len
+    weights = {name: weight for name, weight in model.state_dict().items() if "prefix_encoder." not in name}
+    model.config.pre_seq_len = None  # the folder's base is an ordinary checkpoint, the prefix a file beside it
+    try:
+        model.save_pretrained(folder, state_dict=weights)
+    finally:
+        model.config.pre_seq_len = length
+    tokenizer.save_pretrained(folder)
+    if prefixed:
+        write_prefix(folder, model)
+
+
+def has_adapter(model: ChatGLMForConditionalGeneration) -> bool:
+    """Return whether the model has a prefix or LoRA layers."""
+    return hasattr(model.transformer, "prefix_encoder") or bool(lora_layers(model))
+
+
+@contextlib.contextmanager
+def adapters_off(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
+    """Let the model answer as its base does, exactly, for the time of a `with` block."""
+    length, layers = model.config.pre_seq_len, lora_layers(model).values()
+    model.config.pre_seq_len = None
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        model.config.pre_seq_len = length
+        for layer in layers:
+            layer.enable_adapters(True)

@@ -1,0 +1,138 @@
+"""The arguments of training and evaluation: the original's names and meanings on today's library."""
+
+import dataclasses
+import re
+from dataclasses import dataclass, field
+from typing import Optional
+
+from transformers import Seq2SeqTrainingArguments
+
+import utils
+from adapters import LORA_TARGETS
+
+LIBRARY_FIELDS = {item.name for item in dataclasses.fields(Seq2SeqTrainingArguments)}
+# The library has renamed flags; command lines with either name run on every version.
+RENAMED = (("evaluation_strategy", "eval_strategy"), ("no_cuda", "use_cpu"))
+
+
+@dataclass
+class ModelArguments(utils.ModelArguments):
+    """Which checkpoint is trained, and which of its parts."""
+
+    pre_seq_len: Optional[int] = field(
+        default=None, metadata={"help": "P-Tuning v2: virtual tokens before the prompt, 1 and up; None: no prefix"}
+    )
+    prefix_projection: bool = field(
+        default=False, metadata={"help": "P-Tuning v2: compute the prefix by a two-layer network"}
+    )
+    lora_rank: Optional[int] = field(default=None, metadata={"help": "LoRA: rank of the factors, 1 and up; None: none"})
+    lora_alpha: float = field(default=32.0, metadata={"help": "LoRA: the product is scaled by alpha / rank; above 0"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "LoRA: dropout of the layers' inputs; 0 up to 1"})
+    lora_target_modules: str = field(
+        default=",".join(LORA_TARGETS), metadata={"help": "LoRA: the matrices of a block, separated by commas"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("pre_seq_len", "lora_rank"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.pre_seq_len is not None and self.lora_rank is not None:
+            raise ValueError("pre_seq_len (P-Tuning v2) and lora_rank (LoRA) exclude each other: leave one out")
+        if self.lora_alpha <= 0 or not 0 <= self.lora_dropout < 1:
+            raise ValueError(
+                f"lora_alpha must be above 0 and lora_dropout 0 up to 1, got {self.lora_alpha}, {self.lora_dropout}"
+            )
+        unknown = set(self.lora_target_modules.split(",")) - set(LORA_TARGETS)
+        if unknown:
+            raise ValueError(f"lora_target_modules must be of {', '.join(LORA_TARGETS)}, got {', '.join(unknown)}")
+
+
+@dataclass
+class DataArguments:
+    """Which examples are read, how long they may be, and what is measured on them."""
+
+    train_file: Optional[str] = field(default=None, metadata={"help": ".json, .jsonl or .csv file to train on"})
+    validation_file: Optional[str] = field(default=None, metadata={"help": "file to measure on with --do_eval"})
+    test_file: Optional[str] = field(default=None, metadata={"help": "file to measure on with --do_predict"})
+    prompt_column: Optional[str] = field(
+        default=None, metadata={"help": "column of the question; not needed if rows hold `messages`"}
+    )
+    response_column: Optional[str] = field(default=None, metadata={"help": "column of the answer"})
+    history_column: Optional[str] = field(
+        default=None, metadata={"help": "column of the rounds before the question: a list of [question, answer] pairs"}
+    )
+    source_prefix: str = field(default="", metadata={"help": "text put before every question"})
+    max_source_length: int = field(
+        default=1024, metadata={"help": "limit of a prompt in tokens; the oldest rounds are dropped to keep it"}
+    )
+    max_target_length: int = field(
+        default=128, metadata={"help": "limit of an answer in tokens; a cut answer is not taught to end"}
+    )
+    val_max_target_length: Optional[int] = field(
+        default=None, metadata={"help": "limit of generated answers in tokens; None: max_target_length"}
+    )
+    max_train_samples: Optional[int] = field(default=None, metadata={"help": "train on the first so many examples"})
+    max_eval_samples: Optional[int] = field(default=None, metadata={"help": "measure on the first so many examples"})
+    max_predict_samples: Optional[int] = field(default=None, metadata={"help": "answer the first so many examples"})
+    preprocessing_num_workers: Optional[int] = field(default=None, metadata={"help": "processes that encode the text"})
+    overwrite_cache: bool = field(
+        default=False, metadata={"help": "accepted for the original's command lines; examples are never cached on disk"}
+    )
+    num_beams: int = field(default=1, metadata={"help": "beams of the search when answering; 1 and up"})
+    do_sample: bool = field(
+        default=False, metadata={"help": "draw answers (top_p 0.7, temperature 0.95) instead of taking the likeliest"}
+    )
+    evaluate_before: bool = field(
+        default=False, metadata={"help": "measure the base, too, and write a before/after table"}
+    )
+    general_data: Optional[str] = field(
+        default=None, metadata={"help": "file of general dialogues to mix in, or `mini`: the embedded checkpoint's own"}
+    )
+    general_share: float = field(
+        default=0.2, metadata={"help": "share of general dialogues in what is trained on; above 0, below 1"}
+    )
+    forgetting_cases: int = field(
+        default=0, metadata={"help": "questions to ask of each skill of the embedded checkpoint at the end; 0: no"}
+    )
+
+    def __post_init__(self) -> None:
+        limits = {"max_source_length": 2, "max_target_length": 3, "num_beams": 1}
+        for name, least in limits.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.general_share < 1:
+            raise ValueError(f"general_share must be above 0 and below 1, got {self.general_share}")
+        if self.val_max_target_length is None:
+            self.val_max_target_length = self.max_target_length
+
+
+@dataclass
+class TrainingArguments(Seq2SeqTrainingArguments):
+    """The library's own arguments, with what it dropped and with defaults that fit."""
+
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "start anew; else a run in a folder with checkpoints resumes by itself"}
+    )
+    report_to: Optional[str] = field(default="tensorboard", metadata={"help": "tensorboard, none, or another logger"})
+
+    def __post_init__(self) -> None:
+        # reentrant checkpoints lose the gradient of a prefix, whose model's inputs need none
+        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
+            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        if self.save_total_limit is not None and self.save_total_limit < 1:
+            raise ValueError(f"save_total_limit must be at least 1, got {self.save_total_limit}")
+        self.logging_nan_inf_filter = False  # a loss that is not finite stops the run
+        super().__post_init__()
+
+
+def translate(words: list[str]) -> list[str]:
+    """Return command-line words with flags named as the installed library names them."""
+    words = list(words)
+    for old, new in RENAMED:
+        wrong, right = (old, new) if new in LIBRARY_FIELDS else (new, old)
+        words = [re.sub(rf"^--{wrong}(?=$|=)", f"--{right}", word) for word in words]
+    joined = " ".join(words)
+    if ("--device cpu" in joined or "--device=cpu" in joined) and "--use_cpu" not in words:
+        words.append("--use_cpu")
+    return words

@@ -1,0 +1,172 @@
+"""How good a model is on a file of examples: loss and perplexity, generated answers, BLEU-4 and ROUGE; reports."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from tqdm import tqdm
+
+from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from ptuning.arguments import DataArguments
+from ptuning.data import Collator, Counts, Example, encode_example, encode_prompt
+from ptuning.metrics import mean_scores
+
+PREDICTIONS_FILE = "generated_predictions.txt"
+SAMPLING = {"top_p": 0.7, "temperature": 0.95}  # Source: the original's trainer.predict
+
+
+def rank_and_size() -> tuple[int, int]:
+    """Return this process's number and the number of processes."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def gather_rows(rows: list) -> list:
+    """Return the rows of all processes, which took every n-th each, in their order."""
+    _, size = rank_and_size()
+    if size == 1:
+        return rows
+    shares: list[list] = [[] for _ in range(size)]
+    dist.all_gather_object(shares, rows)
+    return [shares[index % size][index // size] for index in range(sum(map(len, shares)))]
+
+
+@torch.no_grad()
+def perplexity(
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    arguments: DataArguments,
+    batch_size: int,
+) -> dict[str, float]:
+    """Return `loss`, the mean over all answer tokens in nats, and `perplexity`, its exponential."""
+    rank, size = rank_and_size()
+    limits, rows, model = (arguments.max_source_length, arguments.max_target_length), [], model.eval()
+    encoded = [encode_example(tokenizer, example, *limits, Counts()) for example in examples[rank::size]]
+    collate = Collator(tokenizer.pad_token_id)
+    for start in range(0, len(encoded), batch_size):
+        batch = collate(encoded[start : start + batch_size])
+        tensors = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in batch.items()}
+        count = int((batch["labels"] >= 0).sum())
+        rows.append((float(model(**tensors, use_cache=False).loss) * count, count))
+    total = torch.tensor([sum(row[0] for row in rows), sum(row[1] for row in rows)], dtype=torch.float64)
+    if size > 1:
+        total = total.to(model.device if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(total)
+    loss = float(total[0] / total[1])
+    return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+
+
+@torch.no_grad()
+def generate_answers(
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    arguments: DataArguments,
+    batch_size: int,
+    on_batch: Callable[[list[dict[str, str]]], None] = lambda rows: None,
+) -> list[dict[str, str]]:
+    """Answer the questions in batches; rows of `prompt`, `labels` (cut to the limit as answers are) and `predict`.
+
+    Args:
+        on_batch: is given the rows of each batch as soon as they are there.
+    """
+    limit, rows = arguments.val_max_target_length, []
+    sampling = {"do_sample": True, **SAMPLING} if arguments.do_sample else {"do_sample": False}
+    for start in tqdm(range(0, len(examples), batch_size), desc="answering", unit="batch", disable=None):
+        batch = examples[start : start + batch_size]
+        prompts = [encode_prompt(tokenizer, example, arguments.max_source_length, Counts()) for example in batch]
+        longest = max(map(len, prompts))
+        padded = [[tokenizer.pad_token_id] * (longest - len(ids)) + ids for ids in prompts]
+        input_ids = torch.tensor(padded, device=model.device)
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=(input_ids != tokenizer.pad_token_id).long(),
+            max_new_tokens=limit,
+            num_beams=arguments.num_beams,
+            **sampling,
+        )
+        new = []
+        for example, ids in zip(batch, output[:, longest:].tolist(), strict=True):
+            ids = ids[: ids.index(tokenizer.eos_token_id)] if tokenizer.eos_token_id in ids else ids
+            # compat: the original compares with the label's first tokens
+            label = tokenizer.decode(tokenizer.encode_text(example.answer)[:limit])
+            predicted = tokenizer.decode(ids, skip_special_tokens=True)
+            new.append({"prompt": example.query, "labels": label, "predict": predicted})
+        rows += new
+        on_batch(new)
+    return rows
+
+
+def evaluate_answers(
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    examples: Sequence[Example],
+    arguments: DataArguments,
+    batch_size: int,
+    file: Path,
+) -> dict[str, float]:
+    """Answer the questions, write a JSON row for each answer into a file as it comes, and only then score the answers.
+
+    With several processes each answers its share, and writes it into a file of its own until all have ended.
+    """
+    rank, size = rank_and_size()
+    model.eval()
+    share = file if size == 1 else file.with_suffix(f".{rank}.txt")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with share.open("w", encoding="utf-8") as stream:
+
+        def write(rows: list[dict[str, str]]) -> None:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            stream.flush()
+
+        rows = generate_answers(model, tokenizer, examples[rank::size], arguments, batch_size, write)
+    if size > 1:
+        rows = gather_rows(rows)
+        if rank == 0:
+            file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        share.unlink()
+    return mean_scores([row["predict"] for row in rows], [row["labels"] for row in rows])
+
+
+def mini_skills(
+    model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, cases: int, seed: int = 1
+) -> dict[str, float]:
+    """Return the share of right answers, 0 to 1, in each skill of the embedded checkpoint's own evaluation."""
+    from resources.chatglm_mini.corpus import all_skills, unseen_dialogues  # the recipe needs more than training does
+    from resources.chatglm_mini.evaluate import answer_all
+
+    shares, _ = {}, model.eval()
+    for name, skill in all_skills().items():
+        dialogues = list(unseen_dialogues(skill, cases, seed))
+        answers = answer_all(model, tokenizer, dialogues)
+        right = sum(bool(dialogue.check(answer)) for dialogue, answer in zip(dialogues, answers, strict=True))
+        shares[name] = right / max(1, len(dialogues))
+    return shares
+
+
+def comparison_table(before: dict[str, float], after: dict[str, float], title: str) -> str:
+    """Return a Markdown table of what was measured before and after."""
+    lines = [f"| {title} | before | after |", "|---|---|---|"]
+    lines += [f"| {name} | {before[name]:.4g} | {after[name]:.4g} |" for name in after if name in before]
+    return "\n".join(lines) + "\n"
+
+
+def plot_losses(log_history: Sequence[dict[str, float]], file: Path) -> None:
+    """Draw the losses that a run has logged, over its steps, into a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = FigureCanvasAgg(figure).figure.add_subplot(xlabel="step", ylabel="loss (nats a token)")
+    for name, label in (("loss", "training"), ("eval_loss", "validation")):
+        points = [(row["step"], row[name]) for row in log_history if name in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 30 else None)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(file, dpi=120)

@@ -1,0 +1,225 @@
+"""Fine-tune ChatGLM-6B on a file of examples (P-Tuning v2, LoRA or all parameters), and measure the result.
+
+    python ptuning/main.py --do_train --train_file train.json --prompt_column content --response_column summary \\
+        --pre_seq_len 128 --output_dir output/adgen          # P-Tuning v2; or --lora_rank 8; or neither: everything
+    python ptuning/main.py --do_predict --test_file dev.json --prompt_column content --response_column summary \\
+        --ptuning_checkpoint output/adgen --output_dir output/adgen
+
+A run that was killed goes on from its last checkpoint when the same command is given again. Ctrl-C stops it.
+"""
+
+import json
+import shutil
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import transformers
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a script: its own folder, whose names are short, gives way to the project's
+    sys.path[0] = str(ROOT)
+
+import adapters  # noqa: E402
+import utils  # noqa: E402
+from checkpoint import LoadError  # noqa: E402
+from ptuning import data, evaluation  # noqa: E402
+from ptuning.arguments import DataArguments, ModelArguments, TrainingArguments, translate  # noqa: E402
+from ptuning.trainer import SAVING_FOLDER, ChatGLMTrainer, TrainingError, checkpoints  # noqa: E402
+
+EXPECTED_ERRORS = (data.DataError, TrainingError)
+
+
+def check_arguments(model: ModelArguments, files: DataArguments, training: TrainingArguments) -> None:
+    """Refuse combinations that cannot work, before anything is loaded."""
+    needed = {"do_train": "train_file", "do_eval": "validation_file", "do_predict": "test_file"}
+    if not any(getattr(training, name) for name in needed):
+        raise LoadError("nothing to do: give --do_train, --do_eval or --do_predict")
+    for action, file in needed.items():
+        if getattr(training, action) and getattr(files, file) is None:
+            raise LoadError(f"--{action} needs --{file}")
+    has_adapter = bool(model.pre_seq_len or model.lora_rank or model.ptuning_checkpoint)
+    if training.do_train and model.quantization_bit and not has_adapter:
+        raise LoadError(
+            "quantised weights cannot be trained: add --pre_seq_len 128 (P-Tuning v2) or --lora_rank 8 (LoRA), or "
+            "leave out --quantization_bit to train all parameters"
+        )
+    if not training.do_train and not model.ptuning_checkpoint and (model.pre_seq_len or model.lora_rank):
+        raise LoadError("--pre_seq_len and --lora_rank make a new adapter: to measure one, give --ptuning_checkpoint")
+    if shards_weights(training) and has_adapter:
+        raise LoadError("adapters are a few MB: train them with torchrun or ZeRO stage 2, not with sharded weights")
+    if training.n_gpu > 1:
+        raise LoadError(
+            f"{training.n_gpu} GPUs, one process: start one process a GPU (torchrun --nproc_per_node {training.n_gpu} "
+            "ptuning/main.py …), or choose one GPU: CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def shards_weights(training: TrainingArguments) -> bool:
+    """Return whether each process holds a part of the weights only (FSDP, DeepSpeed ZeRO stage 3)."""
+    if training.deepspeed is None:
+        return bool(training.fsdp)
+    settings = training.deepspeed
+    settings = json.loads(Path(settings).read_text(encoding="utf-8")) if isinstance(settings, str) else settings
+    return settings.get("zero_optimization", {}).get("stage") == 3
+
+
+def load(model_arguments: ModelArguments, training: TrainingArguments) -> tuple:
+    """Load the base, and put the prefix or the LoRA adapter that is asked for on it."""
+    if model_arguments.device == "auto":
+        places_itself = training.deepspeed is not None or bool(training.fsdp)
+        model_arguments.device = "cpu" if places_itself else str(training.device)
+    wants_adapter = model_arguments.pre_seq_len or model_arguments.lora_rank or model_arguments.ptuning_checkpoint
+    if training.do_train and not wants_adapter and model_arguments.dtype == "auto":
+        model_arguments.dtype = "float32"  # weights that are trained; --bf16 and --fp16 say what is computed in
+    model, tokenizer = utils.load_model_and_tokenizer(model_arguments)
+    transformers.set_seed(training.seed)
+    length = model_arguments.pre_seq_len
+    if length and not adapters.has_adapter(model):
+        adapters.add_prefix(model, length, model_arguments.prefix_projection)
+    elif length and model.config.pre_seq_len != length:
+        place = model_arguments.ptuning_checkpoint or model_arguments.model_name_or_path
+        raise LoadError(
+            f"--pre_seq_len is {length}, but the adapter in {place} has {model.config.pre_seq_len}: give that number, "
+            "or leave the flag out"
+        )
+    if model_arguments.lora_rank and not adapters.has_adapter(model):
+        targets = model_arguments.lora_target_modules.split(",")
+        adapters.add_lora(
+            model, model_arguments.lora_rank, model_arguments.lora_alpha, model_arguments.lora_dropout, targets
+        )
+    return model, tokenizer
+
+
+def training_data(tokenizer, files: DataArguments, training: TrainingArguments) -> data.Dataset:
+    """Read and encode what is trained on, general dialogues included, and say what was cut."""
+    counts = data.Counts()
+    examples = data.read_examples(files.train_file, files, counts)[: files.max_train_samples]
+    if files.general_data is not None:
+        count = round(len(examples) * files.general_share / (1 - files.general_share))
+        examples += data.general_examples(files, count, training.seed)
+    encoded = data.encode_examples(tokenizer, examples, files, counts)
+    report(f"{files.train_file}: {counts}")
+    return encoded
+
+
+def train(model, tokenizer, files: DataArguments, training: TrainingArguments) -> dict[str, Any]:
+    """Train, from the last checkpoint if there is one, and save; return what the run took."""
+    output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint
+    validation = None
+    if training.do_eval:
+        examples = data.read_examples(files.validation_file, files)[: files.max_eval_samples]
+        validation = data.encode_examples(tokenizer, examples, files, data.Counts())
+    trainer = ChatGLMTrainer(
+        model=model,
+        args=training,
+        tokenizer=tokenizer,
+        train_dataset=training_data(tokenizer, files, training),
+        eval_dataset=validation,
+        data_collator=data.Collator(tokenizer.pad_token_id),
+    )
+    if resume is None:
+        found = checkpoints(output_dir)
+        if training.overwrite_output_dir and training.should_save:
+            for folder in (*found, output_dir / SAVING_FOLDER):
+                shutil.rmtree(folder, ignore_errors=True)
+        resume = str(found[-1]) if found and not training.overwrite_output_dir else None
+        if resume:
+            report(f"resuming from {resume}; --overwrite_output_dir starts anew")
+    start = int(resume.rpartition("-")[2]) if resume and resume.rpartition("-")[2].isdigit() else 0
+    parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    metrics = trainer.train(resume_from_checkpoint=resume).metrics
+    trainer.save_model()
+    metrics |= {
+        "trainable_parameters": parameters,
+        "seconds_per_step": metrics["train_runtime"] / max(1, trainer.state.global_step - start),
+        "peak_memory_bytes": peak_memory(model.device),
+    }
+    if training.should_save:
+        trainer.save_state()
+        trainer.save_metrics("train", metrics, combined=False)
+        evaluation.plot_losses(trainer.state.log_history, output_dir / "loss_curve.png")
+    return metrics
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory that this process has taken on a device, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def measure(model, tokenizer, files: DataArguments, training: TrainingArguments, name: str) -> dict[str, float]:
+    """Measure the model on the validation and the test file as far as they are asked for; `name` is before or after."""
+    metrics, batch_size = {}, training.per_device_eval_batch_size
+    if training.do_eval:
+        examples = data.read_examples(files.validation_file, files)[: files.max_eval_samples]
+        metrics |= evaluation.perplexity(model, tokenizer, examples, files, batch_size)
+    if training.do_predict:
+        examples = data.read_examples(files.test_file, files)[: files.max_predict_samples]
+        file_name = evaluation.PREDICTIONS_FILE if name == "after" else "predictions_before.txt"
+        file = Path(training.output_dir) / file_name
+        metrics |= {
+            f"predict_{metric}": value
+            for metric, value in evaluation.perplexity(model, tokenizer, examples, files, batch_size).items()
+        }
+        if training.predict_with_generate:
+            metrics |= evaluation.evaluate_answers(model, tokenizer, examples, files, batch_size, file)
+    if files.forgetting_cases:
+        shares = evaluation.mini_skills(model, tokenizer, files.forgetting_cases)
+        metrics |= {f"skill {skill}": share for skill, share in shares.items()}
+    return metrics
+
+
+def report(text: str) -> None:
+    """Say something on standard error, once for all processes."""
+    if evaluation.rank_and_size()[0] == 0:
+        print(text, file=sys.stderr)
+
+
+def run(model_arguments: ModelArguments, files: DataArguments, training: TrainingArguments) -> None:
+    """Do what the arguments say: measure the base, train, measure the result, write the tables."""
+    check_arguments(model_arguments, files, training)
+    model, tokenizer = load(model_arguments, training)
+    output_dir, before = Path(training.output_dir), {}
+    if files.evaluate_before:
+        with adapters.adapters_off(model) if adapters.has_adapter(model) else nullcontext():
+            before = measure(model, tokenizer, files, training, "before")
+    if training.do_train:
+        report(json.dumps(train(model, tokenizer, files, training)))
+    if not (training.do_eval or training.do_predict or files.forgetting_cases):
+        return
+    after = measure(model, tokenizer, files, training, "after")
+    report(json.dumps(after))
+    if training.should_save:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        measured = {"before": before, "after": after}
+        (output_dir / "measured.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
+        if before:
+            table = evaluation.comparison_table(before, after, files.test_file or files.validation_file or "")
+            (output_dir / "before_after.md").write_text(table, encoding="utf-8")
+            report(table)
+
+
+def main() -> int | None:
+    """Parse the command line and run."""
+    words = translate(sys.argv[1:])
+    types = ModelArguments, DataArguments, TrainingArguments
+    try:
+        run(*utils.parse_arguments(__doc__, *types, arguments=words))
+    except EXPECTED_ERRORS as error:
+        raise LoadError(str(error)) from error
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    utils.run_main(main)

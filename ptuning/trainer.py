@@ -1,0 +1,183 @@
+"""The library's trainer with whole checkpoints, adapter checkpoints, and an end to runs whose loss is not finite."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from transformers import Seq2SeqTrainer
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+import adapters
+from checkpoint import PREFIX_FILE, check_base, read_header, read_prefix
+from utils import LOADING_ERRORS
+
+STATE_FILE = "trainer_state.json"
+SAVING_FOLDER = ".saving"
+WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)
+# What the files of random number states hold besides tensors; torch.load takes nothing that is not named.
+RANDOM_STATE_TYPES = [np.empty(0).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
+
+
+class TrainingError(RuntimeError):
+    """A run that cannot go on. The message says why, and what to do."""
+
+
+def checkpoints(output_dir: str | Path) -> list[Path]:
+    """Return the checkpoints in a folder, oldest first; a folder so named is a whole one (see `_save_checkpoint`)."""
+    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    numbered = [folder for folder in found if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
+    whole = [folder for folder in numbered if (folder / STATE_FILE).is_file()]
+    return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
+
+
+class ChatGLMTrainer(Seq2SeqTrainer):
+    """Train a model, or its prefix or LoRA adapter alone; everything else is the library's.
+
+    Args:
+        tokenizer: saved with full checkpoints.
+        **keywords: the library's.
+    """
+
+    def __init__(self, *, tokenizer, **keywords) -> None:
+        # compat: the library renamed the argument
+        name = "processing_class" if "processing_class" in inspect.signature(Seq2SeqTrainer).parameters else "tokenizer"
+        self._saving = False
+        super().__init__(**{name: tokenizer}, **keywords)
+
+    # ---- Loss ----
+
+    def compute_loss(self, model, inputs, *arguments, **keywords):
+        """Compute the loss, and stop where it is not finite.
+
+        Raises:
+            TrainingError: the loss is NaN or infinite.
+        """
+        result = super().compute_loss(model, inputs, *arguments, **keywords)
+        loss = result[0] if isinstance(result, tuple) else result
+        if not torch.isfinite(loss.detach()).all():
+            last = checkpoints(self.args.output_dir)
+            raise TrainingError(
+                f"the loss is {float(loss.detach().mean())} at step {self.state.global_step}: training was stopped. "
+                "Usual causes: a learning rate that is too high, float16 overflow (use bfloat16 or float32), a damaged "
+                f"base checkpoint. Last checkpoint: {last[-1] if last else 'none'}"
+            )
+        return result
+
+    # ---- Saving ----
+
+    def _get_output_dir(self, trial=None) -> str:
+        folder = super()._get_output_dir(trial)
+        return os.path.join(folder, SAVING_FOLDER) if self._saving else folder
+
+    def _save_checkpoint(self, model, trial, *arguments, **keywords) -> None:
+        """Write a checkpoint into a folder of another name, and rename it when all of it is on the disk.
+
+        So a checkpoint is whole or not there, whenever the process is killed or the disk is full.
+
+        Raises:
+            TrainingError: it could not be written, or the trained weights are not finite; older checkpoints stay.
+        """
+        output_dir, step = Path(self.args.output_dir), self.state.global_step
+        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        saving, last = output_dir / SAVING_FOLDER, checkpoints(output_dir)
+        kept = f"Last whole checkpoint: {last[-1] if last else 'none'}; the same command goes on from it"
+        for weight_name, weight in self.model.named_parameters():
+            if weight.requires_grad and not torch.isfinite(weight.detach()).all():
+                raise TrainingError(f"{weight_name} is not finite after step {step}: nothing was saved. {kept}")
+        self._remove(saving)
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial, *arguments, **keywords)
+            self._wait()
+            if self.args.should_save:
+                self._finish_checkpoint(saving / name, output_dir / name)
+        except WRITING_ERRORS as error:
+            shutil.rmtree(saving, ignore_errors=True)
+            raise TrainingError(f"cannot write {output_dir / name}: {error}. Is the disk full? {kept}") from error
+        finally:
+            self._saving = False
+        self._wait()
+        if self.state.best_model_checkpoint:
+            self.state.best_model_checkpoint = self.state.best_model_checkpoint.replace(f"{SAVING_FOLDER}{os.sep}", "")
+        if self.args.should_save and self.args.save_total_limit:
+            self._delete_old()
+
+    def _finish_checkpoint(self, written: Path, target: Path) -> None:
+        state = written / STATE_FILE
+        content = state.read_text(encoding="utf-8").replace(json.dumps(f"{SAVING_FOLDER}{os.sep}")[1:-1], "")
+        state.write_text(content, encoding="utf-8")
+        for file in written.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        if target.exists():  # an incomplete one, or one of an earlier run that is written anew
+            shutil.rmtree(target)
+        written.rename(target)
+        if os.name == "posix":
+            folder = os.open(target.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+        written.parent.rmdir()
+
+    def _delete_old(self) -> None:
+        """Delete the oldest checkpoints beyond `save_total_limit`, but never the best one or the last."""
+        found, best = checkpoints(self.args.output_dir), self.state.best_model_checkpoint
+        old = [folder for folder in found[:-1] if best is None or folder.name != Path(best).name]
+        for folder in old[: max(0, len(found) - self.args.save_total_limit)]:
+            shutil.rmtree(folder)
+
+    def _remove(self, folder: Path) -> None:
+        if self.args.should_save:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._wait()
+
+    @staticmethod
+    def _wait() -> None:
+        if dist.is_initialized():
+            dist.barrier()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not adapters.has_adapter(self.model):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            adapters.save_adapter(self.model, Path(output_dir or self.args.output_dir))
+
+    # ---- Resuming ----
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        if not adapters.has_adapter(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        folder = Path(resume_from_checkpoint)
+        try:
+            if adapters.lora_layers(self.model):
+                adapters.load_lora_weights(self.model, folder)
+            else:
+                check_base(folder / PREFIX_FILE, read_header(folder / PREFIX_FILE), self.model)
+                prefix = read_prefix(folder, self.model.config)
+                self.model.transformer.prefix_encoder.load_state_dict(prefix)
+        except LOADING_ERRORS as error:
+            raise TrainingError(
+                f"cannot resume from {folder}: {error}. Train with the arguments it was made with, or start anew with "
+                "--overwrite_output_dir"
+            ) from error
+
+    def _load_best_model(self) -> None:
+        if adapters.has_adapter(self.model):
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    def _load_rng_state(self, checkpoint) -> None:
+        with torch.serialization.safe_globals(RANDOM_STATE_TYPES):  # compat: transformers 4.4x names none itself
+            super()._load_rng_state(checkpoint)

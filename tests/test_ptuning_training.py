@@ -1,0 +1,278 @@
+"""Tests of ptuning/main.py and ptuning/trainer.py by runs of a few steps on a small checkpoint, some of them killed.
+
+Runs are processes, forked from one that has imported what is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from replay import write_small_checkpoint
+
+for package in ("datasets", "peft", "rouge_chinese"):
+    pytest.importorskip(package, reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
+
+import utils  # noqa: E402
+from checkpoint import PREFIX_FILE  # noqa: E402
+from ptuning import main, trainer  # noqa: E402
+from ptuning.arguments import translate  # noqa: E402
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["ptuning.main", "ptuning.trainer"])
+STEPS = 6
+FLAGS = (
+    "--do_train --prompt_column q --response_column a --device cpu --report_to none --disable_tqdm true "
+    f"--max_steps {STEPS} --logging_steps 1 --save_steps 2 --learning_rate 0.02 --per_device_train_batch_size 1 "
+    "--lr_scheduler_type linear --seed 3"
+).split()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    write_small_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "rows.jsonl"
+    texts = ["你好", "白色的上衣", "我很高兴", "牛仔", "今天天气很好", "再见", "是的", "好的好的"]
+    file.write_text(
+        "\n".join(json.dumps({"q": text, "a": texts[-1 - number]}) for number, text in enumerate(texts)), "utf-8"
+    )
+    return file
+
+
+def run_here(*flags: str) -> None:
+    main.run(
+        *utils.parse_arguments(
+            "",
+            main.ModelArguments,
+            main.DataArguments,
+            main.TrainingArguments,
+            arguments=translate([str(flag) for flag in flags]),
+        )
+    )
+
+
+def child(flags: list[str], environment: dict[str, str], kill: tuple[str, int] | None, log: str) -> None:
+    """Run in a process; with `kill`, end it as kill -9 does when a method of the trainer is called the n-th time."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    if kill:
+        name, times = kill
+        method, calls = getattr(trainer.ChatGLMTrainer, name), []
+
+        def killing(*arguments, **keywords):
+            calls.append(name)
+            if len(calls) == times:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return method(*arguments, **keywords)
+
+        setattr(trainer.ChatGLMTrainer, name, killing)
+    sys.argv = ["main.py", *flags]
+    utils.run_main(main.main)
+
+
+def run(folder: Path, *flags, environment: dict[str, str] | None = None, kill=None):
+    """Run in a process of its own; return the process and its log's file."""
+    log = f"{folder}.{len(list(folder.parent.glob('*.log')))}.log"
+    arguments = [str(flag) for flag in (*FLAGS, "--output_dir", folder, *flags)]
+    process = PROCESSES.Process(target=child, args=(arguments, environment or {}, kill, log))
+    process.start()
+    return process, Path(log)
+
+
+def finish(process, log: Path, status: int = 0) -> str:
+    process.join(300)
+    text = log.read_text(encoding="utf-8")
+    assert process.exitcode == status, text
+    return text
+
+
+def losses(folder: Path) -> list[float]:
+    history = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return [row["loss"] for row in history if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def whole(base, rows, tmp_path_factory):
+    """Return the folder of a P-Tuning run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "out"
+    finish(*run(folder, "--model", base, "--train_file", rows, "--pre_seq_len", 3))
+    return folder
+
+
+def test_run_writes_prefix_curve_and_log(whole):
+    assert (whole / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert len(losses(whole)) == STEPS and losses(whole)[-1] < losses(whole)[0]
+    for folder in (whole, *trainer.checkpoints(whole)):
+        assert (folder / PREFIX_FILE).stat().st_size < 10_000 and not (folder / "model.safetensors").exists()
+    assert [folder.name for folder in trainer.checkpoints(whole)] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    metrics = json.loads((whole / "train_results.json").read_text())
+    assert metrics["trainable_parameters"] == 3 * 2 * 2 * 32 and metrics["seconds_per_step"] > 0
+
+
+@pytest.mark.parametrize(
+    "kill", [("training_step", 6), ("_save_rng_state", 2), ("_finish_checkpoint", 2)], ids=lambda kill: kill[0]
+)
+def test_run_resumes_after_kill(base, rows, whole, tmp_path, kill):
+    """Between two saves, in the middle of writing one, and before a written one got its name: the curve is the same."""
+    folder, flags = tmp_path / "out", ("--model", base, "--train_file", rows, "--pre_seq_len", 3)
+    finish(*run(folder, *flags, kill=kill), status=-signal.SIGKILL)
+    expected = 4 if kill[0] == "training_step" else 2
+    assert [item.name for item in trainer.checkpoints(folder)][-1] == f"checkpoint-{expected}"
+    log = finish(*run(folder, *flags))
+    assert f"checkpoint-{expected}" in log and "resuming" in log
+    assert losses(folder) == losses(whole)
+    assert (folder / PREFIX_FILE).read_bytes() == (whole / PREFIX_FILE).read_bytes()
+    assert not (folder / trainer.SAVING_FOLDER).exists()
+
+
+def test_two_processes_give_the_loss_curve_of_one(base, rows, tmp_path):
+    """Two gloo processes of one example a step, started as torchrun starts them, against one that accumulates two."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = ("--model", base, "--train_file", rows, "--pre_seq_len", 3, "--quantization_bit", 8, "--max_steps", 3)
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    pair = [
+        run(tmp_path / f"two{rank}" if rank else tmp_path / "two", *flags, "--ddp_backend", "gloo",
+            environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]  # fmt: skip
+    single = run(tmp_path / "one", *flags, "--gradient_accumulation_steps", 2)
+    for process in (*pair, single):
+        finish(*process)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
+    config = utils.ChatGLMConfig.from_pretrained(base)
+    two, one = (utils.read_prefix(tmp_path / name, config) for name in ("two", "one"))
+    torch.testing.assert_close(two["embedding.weight"], one["embedding.weight"], atol=1e-4, rtol=1e-3)
+
+
+def test_nan_loss_stops_the_run(base, rows, tmp_path):
+    broken = tmp_path / "broken"
+    model = write_small_checkpoint(broken)
+    with torch.no_grad():
+        model.transformer.layers[1].mlp.dense_h_to_4h.weight[0, 0] = float("nan")
+    model.half().save_pretrained(broken)
+    with pytest.raises(trainer.TrainingError, match="the loss is nan at step 0.*learning rate"):
+        run_here(*FLAGS, "--model", broken, "--train_file", rows, "--pre_seq_len", 3, "--output_dir", tmp_path / "out")
+    assert trainer.checkpoints(tmp_path / "out") == []
+
+
+def test_full_disk_keeps_the_last_checkpoint(base, rows, tmp_path, monkeypatch):
+    """A limit on the size of files fails as a full disk does."""
+    save = trainer.ChatGLMTrainer._save_checkpoint
+
+    def limited(self, *arguments, **keywords):
+        old = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if self.state.global_step == 4:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, old[1]))
+        try:
+            return save(self, *arguments, **keywords)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+    monkeypatch.setattr(trainer.ChatGLMTrainer, "_save_checkpoint", limited)
+    flags = ("--model", base, "--train_file", rows, "--pre_seq_len", 3, "--output_dir", tmp_path / "out")
+    with pytest.raises(trainer.TrainingError, match="checkpoint-4.*disk full.*checkpoint-2"):
+        run_here(*FLAGS, *flags, "--save_total_limit", 1)
+    assert [item.name for item in trainer.checkpoints(tmp_path / "out")] == ["checkpoint-2"]
+    assert not (tmp_path / "out" / trainer.SAVING_FOLDER).exists()
+    monkeypatch.undo()
+    run_here(*FLAGS, *flags, "--save_total_limit", 1)
+    assert [item.name for item in trainer.checkpoints(tmp_path / "out")] == ["checkpoint-6"]
+
+
+def test_lora_and_full_runs_resume_and_load(base, rows, tmp_path):
+    for kind in (("--lora_rank", 2, "--quantization_bit", 4), ("--learning_rate", 1e-3)):
+        folder = tmp_path / kind[0].strip("-")
+        flags = (*FLAGS, "--model", base, "--train_file", rows, "--output_dir", folder, *kind)
+        run_here(*flags, "--max_steps", 2)
+        run_here(*flags, "--max_steps", 4)
+        curve = losses(folder)
+        run_here(*flags, "--max_steps", 4, "--overwrite_output_dir")
+        assert curve[2:] == pytest.approx(losses(folder)[2:], rel=0.05) and len(curve) == 4
+        assert len(trainer.checkpoints(folder)) == 2
+    loaded = utils.load_model_and_tokenizer(utils.ModelArguments(str(folder), "cpu"))[0]
+    plain = utils.load_model_and_tokenizer(utils.ModelArguments(str(base), "cpu"))[0]
+    assert not torch.equal(loaded.lm_head.weight, plain.lm_head.weight)
+
+
+def test_gradient_checkpointing_gives_the_same_losses(base, rows, whole, tmp_path):
+    flags = (*FLAGS, "--model", base, "--train_file", rows, "--pre_seq_len", 3, "--output_dir", tmp_path / "out")
+    run_here(*flags, "--max_steps", 2, "--lr_scheduler_type", "constant", "--gradient_checkpointing")
+    other = (*flags[:-1], tmp_path / "other")
+    run_here(*other, "--max_steps", 2, "--lr_scheduler_type", "constant")
+    assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "other"), abs=2e-4)
+
+
+def test_prediction_survives_metrics_that_fail(base, rows, whole, tmp_path, monkeypatch):
+    """Predictions are on the disk when metrics start; batches give what single questions give."""
+    flags = ["--do_predict", "--test_file", rows, "--prompt_column", "q", "--response_column", "a", "--device", "cpu"]
+    flags += ["--model", base, "--ptuning_checkpoint", whole, "--predict_with_generate", "--max_target_length", 12]
+    flags += ["--report_to", "none", "--output_dir"]
+
+    def predictions(folder):
+        lines = (folder / "generated_predictions.txt").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+    run_here(*flags, tmp_path / "batch", "--per_device_eval_batch_size", 3, "--evaluate_before")
+    table = (tmp_path / "batch" / "before_after.md").read_text(encoding="utf-8")
+    assert all(name in table for name in ("bleu-4", "rouge-l", "predict_perplexity"))
+
+    def fail(*arguments):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main.evaluation, "mean_scores", fail)
+    with pytest.raises(ZeroDivisionError):
+        run_here(*flags, tmp_path / "single", "--per_device_eval_batch_size", 1)
+    assert predictions(tmp_path / "single") == predictions(tmp_path / "batch")
+    first = predictions(tmp_path / "batch")[0]
+    assert first["prompt"] == "你好" and first["labels"] == "好的好的" and len(predictions(tmp_path / "batch")) == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--do_train"], "--do_train needs --train_file"),
+        ([], "nothing to do"),
+        (["--do_train", "--train_file", "x", "--quantization_bit", "4"], "--pre_seq_len 128"),
+        (["--do_predict", "--test_file", "x", "--pre_seq_len", "4"], "--ptuning_checkpoint"),
+    ],
+)
+def test_wrong_arguments_name_the_way_out(tmp_path, flags, message):
+    with pytest.raises(main.LoadError, match=re.escape(message)):
+        run_here(*flags, "--output_dir", tmp_path, "--device", "cpu", "--report_to", "none")
+
+
+def test_pre_seq_len_that_is_not_the_checkpoints_is_refused(base, rows, whole, tmp_path):
+    flags = ["--do_predict", "--test_file", rows, "--output_dir", tmp_path, "--device", "cpu", "--report_to", "none"]
+    with pytest.raises(main.LoadError, match="--pre_seq_len is 128.*has 3"):
+        run_here(*flags, "--model", base, "--ptuning_checkpoint", whole, "--pre_seq_len", 128)
+
+
+@pytest.mark.parametrize("script", ["train", "train_chat", "evaluate", "evaluate_finetune", "ds_train_finetune"])
+def test_shell_scripts_give_flags_that_exist(script):
+    text = (Path(main.ROOT) / "ptuning" / f"{script}.sh").read_text(encoding="utf-8")
+    assert text.startswith("#!/usr/bin/env bash") and "set -euo pipefail" in text and text.rstrip().endswith('"$@"')
+    command = text[text.index("main.py") :].replace("\\\n", " ").split()[1:-1]
+    command = [word.strip('"').replace("$LR", "0.1").replace("$PRE_SEQ_LEN", "2") for word in command]
+    command = [word for word in command if word not in ("$SHARDING", "--bf16")]
+    utils.parse_arguments("", main.ModelArguments, main.DataArguments, main.TrainingArguments,
+                          arguments=translate([*command, "--device", "cpu"]))  # fmt: skip
