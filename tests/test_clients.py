@@ -147,9 +147,8 @@ def test_nonebot(http, engine):
     query = {"user_msg": "1 + 1", "max_length": 60, "top_p": 0.7, "temperature": 0}
     answer = http.post("/predict", params=query, json=[["你好", "hello"]]).json()
     left = 60 - len(engine.tokenizer.encode_chat("1 + 1", [("你好", "hello")])[0])
-    assert answer["response"] == expected_text(
-        engine, "1 + 1", [("你好", "hello")], max_new_tokens=min(40, 60 - prompt)
-    )
+    limit = min(40, left)
+    assert answer["response"] == expected_text(engine, "1 + 1", [("你好", "hello")], max_new_tokens=limit)
     assert answer["history"][:1] == [["你好", "hello"]]
     assert http.post("/predict", params={"user_msg": "a", "max_length": 20}).status_code == 200
 
