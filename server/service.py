@@ -139,8 +139,7 @@ class Service:
         limit = min(body.max_length or self.sampling.max_length, self.limit)
         self.check_size(body.prompt)
         ids, dropped = await run_in_threadpool(self.tokenizer.encode_chat, body.prompt, body.history, limit)
-        budgets = [limit - len(ids), body.max_new_tokens, self.sampling.max_new_tokens]
-        max_tokens = min(budget for budget in budgets if budget is not None)
+        max_tokens = min(limit - len(ids), body.max_new_tokens or self.sampling.max_new_tokens or limit)
         answer = self.engine.submit(serving.Request(ids, max_tokens, **self.keywords(body)))
         return answer, dropped
 
@@ -153,8 +152,9 @@ class Service:
         requests = []
         for encode in prompts:
             ids = await run_in_threadpool(encode)
+            limit = max_tokens or max(1, self.sampling.max_length - len(ids))
             for _ in range(body.n or 1):
-                request = serving.Request(ids, max_tokens, logprobs=body.probabilities(), **self.keywords(body))
+                request = serving.Request(ids, limit, logprobs=body.probabilities(), **self.keywords(body))
                 if request.seed is not None:
                     request.seed += len(requests)  # several answers, each with numbers of its own
                 requests.append(request)
