@@ -85,6 +85,8 @@ def foreign_tokens(tokenizer: ChatGLMTokenizer, language: str) -> Tensor:
     """Return a bool [vocabulary] that is true for the tokens that `language` does not have."""
     special_ids = set(tokenizer.all_special_ids)
     tokens = tokenizer.convert_ids_to_tokens(list(range(tokenizer.vocab_size)))
+    # a letter that the vocabulary lacks is spelled as its byte
+    tokens = [re.sub(r"^<0x([0-7].)>$", lambda byte: chr(int(byte[1], 16)), token) for token in tokens]
     foreign = re.compile(FOREIGN_CHARACTERS[language])
     return torch.tensor(
         [

@@ -138,14 +138,13 @@ class Service:
         """Submit a question of the original's protocol; also return how many of its oldest rounds did not fit."""
         limit = min(body.max_length or self.sampling.max_length, self.limit)
         self.check_size(body.prompt)
-        limits = [tokens for tokens in (body.max_new_tokens, self.sampling.max_new_tokens) if tokens is not None]
         request, dropped = await run_in_threadpool(
             serving.chat_request,
             self.tokenizer,
             body.prompt,
             body.history,
             max_length=limit,
-            max_new_tokens=min(limits, default=None),
+            max_new_tokens=body.max_new_tokens or self.sampling.max_new_tokens,
             **self.keywords(body),
         )
         return self.engine.submit(request), dropped
@@ -159,8 +158,9 @@ class Service:
         requests = []
         for encode in prompts:
             ids = await run_in_threadpool(encode)
+            limit = max_tokens or max(1, self.sampling.max_length - len(ids))
             for _ in range(body.n or 1):
-                request = serving.Request(ids, max_tokens, logprobs=body.probabilities(), **self.keywords(body))
+                request = serving.Request(ids, limit, logprobs=body.probabilities(), **self.keywords(body))
                 if request.seed is not None:
                     request.seed += len(requests)  # several answers, each with numbers of its own
                 requests.append(request)

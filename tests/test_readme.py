@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import api
 import cli_demo
 import quantize
 import utils
@@ -21,6 +24,7 @@ READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
 PAGE = (utils.ModelArguments, utils.SamplingArguments, web_demo.PageArguments)
 ARGUMENTS = {
     "cli_demo.py": (utils.ModelArguments, utils.SamplingArguments, cli_demo.ChatArguments),
+    "api.py": (utils.ModelArguments, utils.SamplingArguments, api.ServerArguments),
     "web_demo.py": PAGE,
     "web_demo2.py": PAGE[:2],
     "ptuning/web_demo.py": PAGE,
@@ -58,7 +62,7 @@ def test_commands_exist(readme):
         elif program == "pip":
             assert words[:2] == ["install", "-r"] and (ROOT / words[2]).is_file(), command
         else:
-            assert program in ("echo", "."), command
+            assert program in ("echo", ".", "curl"), command
     assert scripts > 5
 
 
@@ -92,7 +96,7 @@ def test_named_files_exist(readme):
             names += listed
         else:
             names += [folder + name for name in listed if name != "…"]
-    quoted = re.findall(r"`((?:chatglm|resources|tests|utils|cli_demo|quantize)[\w/]*(?:\.py|/))`", text)
+    quoted = re.findall(r"`((?:chatglm|resources|server|engine|tests|utils|cli_demo|quantize|api|web_content)[\w/]*(?:\.py|/))`", text)
     for name in [*links, *names, *quoted]:
         assert (ROOT / name).exists(), name
     for module in (ROOT / "chatglm").glob("*.py"):
@@ -129,3 +133,40 @@ def test_expected_reply_is_the_embedded_checkpoints():
     question, reply = re.fullmatch(r"用户：(.*)\n\nChatGLM-6B：(.*)\n", transcript).groups()
     model, tokenizer = utils.load_model_and_tokenizer(utils.ModelArguments(device="cpu"))
     assert model.chat(tokenizer, question, temperature=0)[0] == reply
+
+
+def test_expected_reply_of_the_server_is_that_of_the_terminal():
+    for readme in READMES:
+        reply = re.search(r"ChatGLM-6B：(.*)\n", readme.read_text(encoding="utf-8"))[1]
+        (body,) = map(json.loads, blocks(readme, "json"))
+        assert body["response"] == reply and body["history"] == [["你好", reply]]
+
+
+def test_requests_to_the_server_run(tmp_path, monkeypatch):
+    """The curl commands and the Python code of the clients, as they stand, on a server at another address."""
+    from serving import serving, write_lively_checkpoint
+
+    from chatglm import ChatGLMTokenizer
+    from engine import Engine
+
+    for package in ("openai", "langchain_community", "langchain_openai"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    curls = [command for command in commands(READMES[0]) if command.startswith("curl")]
+    programs = [code for code in blocks(READMES[0], "python") if "127.0.0.1:8000" in code]
+    assert len(curls) > 5 and len(programs) > 1
+    engine = Engine(write_lively_checkpoint(tmp_path), ChatGLMTokenizer.from_pretrained(tmp_path))
+    app = api.build_app(engine, sampling=utils.SamplingArguments(max_new_tokens=4))
+    try:
+        with serving(app) as address:
+            for command in curls:
+                words = shlex.split(command.replace("http://127.0.0.1:8000", address))
+                if shutil.which("curl"):
+                    shown = subprocess.run([*words, "-sf"], capture_output=True, encoding="utf-8", check=True).stdout
+                    assert shown.startswith(("{", "data: {")) and '"error"' not in shown, command
+            for code in programs:
+                changed = code.replace("http://127.0.0.1:8000", address)
+                done = subprocess.run([sys.executable, "-c", changed], capture_output=True, encoding="utf-8", cwd=ROOT)
+                assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    finally:
+        engine.close()
