@@ -365,7 +365,7 @@ def test_wrong_arguments_are_refused():
 
 
 def test_program_serves_behind_a_password_without_asking_other_computers(browser, checkpoint, tmp_path):
-    """The whole program, as it is started: page and server talk to this computer only; SIGTERM ends it with status 0."""
+    """The whole program: page and server talk to this computer only; SIGTERM ends it with status 0."""
     checkpoint[0].half().save_pretrained(tmp_path / "model")
     checkpoint[0].float()
     checkpoint[1].save_pretrained(tmp_path / "model")
