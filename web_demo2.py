@@ -63,7 +63,7 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
         sampling: where the sliders stand at first, and what has no slider.
         lang: language of the page: zh, en, or auto for the browser's.
     """
-    st.set_page_config(page_title=MODEL_NAME, page_icon=":robot:", layout="centered")
+    st.set_page_config(page_title=MODEL_NAME)
     if lang == "auto":
         lang = "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
     texts = TEXTS[lang]

@@ -31,7 +31,14 @@ FURTHER = {"role-play": ("我头疼",), "self-introduction": ("你会做什么",
 WIDTH, HEIGHT, FILM_SIZE = 900, 700, (720, 540)  # pixels of the page
 SCALE = 1.5  # pixels of a picture for one of the page
 FILM_WIDTH, FILM_COLOURS, FILM_SECONDS = 720, 64, 0.08  # seconds: least between two pictures of the film
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 
 
 class Program:
@@ -62,15 +69,11 @@ class Program:
 
 def ask(page: Page, question: str) -> None:
     """Ask a question, and wait for the end of its answer."""
-    box = page.locator("#question textarea")
+    box, answers = page.locator("#question textarea"), page.locator("#chat .bot .md")
+    before = answers.count()
     box.fill(question)
     box.press("Enter")
-    expect(page.locator("#question .stop-button, #chat .bot .md").first).to_be_visible()
-    wait_for_answer(page)
-
-
-def wait_for_answer(page: Page) -> None:
-    """Wait until nothing is being answered."""
+    expect(answers).to_have_count(before + 1)
     expect(page.locator("#question .submit-button")).to_be_visible()
 
 

@@ -18,11 +18,6 @@
         }
     });
 
-    // Enter that only confirms a choice of an input method (Pinyin, for one) must not send the question.
-    document.addEventListener("keydown", (event) => {
-        if (event.key === "Enter" && (event.isComposing || event.keyCode === 229)) event.stopImmediatePropagation();
-    }, true);
-
     window.chatglm = {
         // Have the browser save a chat as a file.
         save(history) {

@@ -1,7 +1,7 @@
 """Measure how long a person waits for the first character on web_demo.py's page, and how much of that is the model.
 
-    python tests/benchmarks/web_page.py                 the embedded checkpoint
-    python tests/benchmarks/web_page.py --model PATH    another one
+    python -m tests.benchmarks.web_page                 the embedded checkpoint
+    python -m tests.benchmarks.web_page --model PATH    another one
 
 In a browser's clock: from the press of Enter to the picture with the answer's first character. In the engine's, for the
 same questions: from the request to the first token. Medians of --rounds questions of one chat, after one that does not
@@ -14,16 +14,12 @@ import argparse
 import shutil
 import statistics
 import sys
-from pathlib import Path
 
 from playwright.sync_api import expect, sync_playwright
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-import web_demo  # noqa: E402
-from engine import Answer, Engine  # noqa: E402
-from utils import EMBEDDED_CHECKPOINT, ModelArguments, load_model_and_tokenizer  # noqa: E402
+import web_demo
+from engine import Answer, Engine
+from utils import EMBEDDED_CHECKPOINT, ModelArguments, load_model_and_tokenizer
 
 # Resolves with the milliseconds from Enter to the first frame that shows text in the answer of a number.
 WATCH = """number => new Promise(resolve => {
@@ -60,20 +56,16 @@ def main() -> None:
         box = page.locator("#question textarea")
         for number in range(arguments.rounds + 1):
             box.fill(f"{number} + 4 = ?")
-            page.evaluate(f"window.watched = ({WATCH})({number})")
+            page.evaluate(f"void (window.watched = ({WATCH})({number}))")  # not waited for here
             box.press("Enter")
             seen.append(page.evaluate("window.watched") / 1000)
             expect(page.locator("#question .submit-button")).to_be_visible(timeout=120_000)
     demo.close(verbose=False)
     engine.close()
-    page_seconds = statistics.median(seen[1:])
-    model_seconds = statistics.median([answer.first_token - answer.submitted for answer in answers[1:]])
-    print(
-        f"first character on the page {1000 * page_seconds:.0f} ms, first token of the model {1000 * model_seconds:.0f} ms"
-    )
-    print(
-        f"the page adds {1000 * (page_seconds - model_seconds):.0f} ms: {page_seconds / model_seconds:.1f} times the model's"
-    )
+    page_time = 1000 * statistics.median(seen[1:])
+    model_time = 1000 * statistics.median([answer.first_token - answer.submitted for answer in answers[1:]])
+    print(f"first character on the page after {page_time:.0f} ms, first token of the model after {model_time:.0f} ms")
+    print(f"the page adds {page_time - model_time:.0f} ms; {page_time / model_time:.1f} times the model's")
 
 
 if __name__ == "__main__":
