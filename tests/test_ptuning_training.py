@@ -13,15 +13,18 @@ import resource
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from replay import write_small_checkpoint
+from safetensors.torch import load_file
 
 for package in ("datasets", "peft", "rouge_chinese"):
     pytest.importorskip(package, reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
 
+import adapters  # noqa: E402
 import utils  # noqa: E402
 from checkpoint import PREFIX_FILE  # noqa: E402
 from ptuning import main, trainer  # noqa: E402
@@ -68,9 +71,7 @@ def run_here(*flags: str) -> None:
 
 def child(flags: list[str], environment: dict[str, str], kill: tuple[str, int] | None, log: str) -> None:
     """Run in a process; with `kill`, end it as kill -9 does when a method of the trainer is called the n-th time."""
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    sys.stdout = sys.stderr = open(log, "w", encoding="utf-8")  # noqa: SIM115
     os.environ.update(environment)
     torch.set_num_threads(1)
     if kill:
@@ -90,7 +91,7 @@ def child(flags: list[str], environment: dict[str, str], kill: tuple[str, int] |
 
 def run(folder: Path, *flags, environment: dict[str, str] | None = None, kill=None):
     """Run in a process of its own; return the process and its log's file."""
-    log = f"{folder}.{len(list(folder.parent.glob('*.log')))}.log"
+    log = f"{folder}.{len(multiprocessing.active_children())}.{time.monotonic_ns()}.log"
     arguments = [str(flag) for flag in (*FLAGS, "--output_dir", folder, *flags)]
     process = PROCESSES.Process(target=child, args=(arguments, environment or {}, kill, log))
     process.start()
@@ -119,7 +120,7 @@ def whole(base, rows, tmp_path_factory):
 
 def test_run_writes_prefix_curve_and_log(whole):
     assert (whole / "loss_curve.png").read_bytes().startswith(b"\x89PNG")
-    assert len(losses(whole)) == STEPS and losses(whole)[-1] < losses(whole)[0]
+    assert len(losses(whole)) == STEPS
     for folder in (whole, *trainer.checkpoints(whole)):
         assert (folder / PREFIX_FILE).stat().st_size < 10_000 and not (folder / "model.safetensors").exists()
     assert [folder.name for folder in trainer.checkpoints(whole)] == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
@@ -144,24 +145,27 @@ def test_run_resumes_after_kill(base, rows, whole, tmp_path, kill):
 
 
 def test_two_processes_give_the_loss_curve_of_one(base, rows, tmp_path):
-    """Two gloo processes of one example a step, started as torchrun starts them, against one that accumulates two."""
+    """Two gloo processes of one example a step, started as torchrun starts them, against one that accumulates two.
+
+    With LoRA: the dropout of a prefix draws other numbers in each process.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = ("--model", base, "--train_file", rows, "--pre_seq_len", 3, "--quantization_bit", 8, "--max_steps", 3)
+    flags = ("--model", base, "--train_file", rows, "--lora_rank", 2, "--max_steps", 4, "--logging_steps", 2)
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    pair = [
-        run(tmp_path / f"two{rank}" if rank else tmp_path / "two", *flags, "--ddp_backend", "gloo",
-            environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]  # fmt: skip
-    single = run(tmp_path / "one", *flags, "--gradient_accumulation_steps", 2)
-    for process in (*pair, single):
+    started = []
+    for rank in range(2):
+        environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        started.append(run(tmp_path / "two", *flags, "--ddp_backend", "gloo", environment=environment))
+    started.append(run(tmp_path / "one", *flags, "--gradient_accumulation_steps", 2))
+    for process in started:
         finish(*process)
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-4)
-    config = utils.ChatGLMConfig.from_pretrained(base)
-    two, one = (utils.read_prefix(tmp_path / name, config) for name in ("two", "one"))
-    torch.testing.assert_close(two["embedding.weight"], one["embedding.weight"], atol=1e-4, rtol=1e-3)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-4)
+    two, one = (load_file(tmp_path / name / adapters.LORA_FILE) for name in ("two", "one"))
+    for name, weight in one.items():
+        torch.testing.assert_close(two[name], weight, atol=1e-3, rtol=1e-3)
+    assert trainer.checkpoints(tmp_path / "two")[-1].name == "checkpoint-4"
 
 
 def test_nan_loss_stops_the_run(base, rows, tmp_path):
@@ -199,19 +203,26 @@ def test_full_disk_keeps_the_last_checkpoint(base, rows, tmp_path, monkeypatch):
     assert [item.name for item in trainer.checkpoints(tmp_path / "out")] == ["checkpoint-6"]
 
 
-def test_lora_and_full_runs_resume_and_load(base, rows, tmp_path):
-    for kind in (("--lora_rank", 2, "--quantization_bit", 4), ("--learning_rate", 1e-3)):
-        folder = tmp_path / kind[0].strip("-")
-        flags = (*FLAGS, "--model", base, "--train_file", rows, "--output_dir", folder, *kind)
-        run_here(*flags, "--max_steps", 2)
-        run_here(*flags, "--max_steps", 4)
-        curve = losses(folder)
-        run_here(*flags, "--max_steps", 4, "--overwrite_output_dir")
-        assert curve[2:] == pytest.approx(losses(folder)[2:], rel=0.05) and len(curve) == 4
-        assert len(trainer.checkpoints(folder)) == 2
-    loaded = utils.load_model_and_tokenizer(utils.ModelArguments(str(folder), "cpu"))[0]
-    plain = utils.load_model_and_tokenizer(utils.ModelArguments(str(base), "cpu"))[0]
-    assert not torch.equal(loaded.lm_head.weight, plain.lm_head.weight)
+@pytest.mark.parametrize("kind", [("--lora_rank", 2, "--quantization_bit", 4), ("--learning_rate", 1e-3)])
+def test_lora_and_full_runs_learn_and_resume(base, tmp_path, kind):
+    file, folder = tmp_path / "row.json", tmp_path / "out"
+    file.write_text('{"q": "你好", "a": "白色的上衣"}', encoding="utf-8")
+    flags = (*FLAGS, "--model", base, "--train_file", file, "--output_dir", folder, "--lr_scheduler_type", "constant")
+    run_here(*flags, *kind, "--max_steps", 2)
+    run_here(*flags, *kind, "--max_steps", 4)
+    curve = losses(folder)
+    run_here(*flags, *kind, "--max_steps", 4, "--overwrite_output_dir")
+    assert losses(folder) == pytest.approx(curve, abs=1e-4) and curve[-1] < curve[0] - 0.01
+    assert len(trainer.checkpoints(folder)) == 2
+    if kind[0] == "--lora_rank":
+        loaded, _ = utils.load_model_and_tokenizer(
+            utils.ModelArguments(str(base), "cpu", ptuning_checkpoint=str(folder))
+        )
+        assert len(adapters.lora_layers(loaded)) == 8 and not (folder / "model.safetensors").exists()
+    else:
+        loaded, _ = utils.load_model_and_tokenizer(utils.ModelArguments(str(folder), "cpu"))
+        plain, _ = utils.load_model_and_tokenizer(utils.ModelArguments(str(base), "cpu"))
+        assert not torch.equal(loaded.lm_head.weight, plain.lm_head.weight)
 
 
 def test_gradient_checkpointing_gives_the_same_losses(base, rows, whole, tmp_path):
