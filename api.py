@@ -34,6 +34,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from transformers import PreTrainedModel, PreTrainedTokenizer
 
 import engine as serving
 from api_protocol import (
@@ -704,12 +705,9 @@ def serve(app: FastAPI, engine: Engine, arguments: ServerArguments) -> int:
     return 0 if server.started else 1
 
 
-def main() -> int:
-    """Run the server and return the exit status."""
-    model_arguments, sampling, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, ServerArguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    model, tokenizer = load_model_and_tokenizer(model_arguments)
-    engine = Engine(
+def start_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, arguments: ServerArguments) -> Engine:
+    """Return the engine that serves a model within the server's limits."""
+    return Engine(
         model,
         tokenizer,
         max_batch_size=arguments.max_batch_size,
@@ -718,6 +716,14 @@ def main() -> int:
         total_seconds=arguments.request_timeout,
         prompt_cache_bytes=arguments.prompt_cache_mb << 20,
     )
+
+
+def main() -> int:
+    """Run the server and return the exit status."""
+    model_arguments, sampling, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, ServerArguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    model, tokenizer = load_model_and_tokenizer(model_arguments)
+    engine = start_engine(model, tokenizer, arguments)
     return serve(build_app(engine, arguments, sampling), engine, arguments)
 
 
