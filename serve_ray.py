@@ -14,7 +14,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
 from fastapi import FastAPI
 
@@ -40,8 +39,8 @@ class ReplicaArguments:
     gpus_per_replica: float = field(
         default=0.0, metadata={"help": "NVIDIA GPUs that Ray sets aside for each, 0.5 for two on one; 0 and up"}
     )
-    address: Optional[str] = field(
-        default=None, metadata={"help": "auto or HEAD:6379 uses a running Ray cluster; None starts one here"}
+    address: str = field(
+        default="", metadata={"help": "auto or HEAD:6379 uses a running Ray cluster; empty starts Ray here"}
     )
 
     def __post_init__(self) -> None:
