@@ -395,9 +395,18 @@ def choose_dtype(
     if device.type == "cuda":
         return torch.bfloat16 if stored_dtype == "bfloat16" else torch.float16
     if device.type == "mps":
-        return torch.float16
+        return torch.float16 if mps_computes_in_half() else torch.float32
     large = weight_bytes(config, torch.float32) > SMALL_MODEL_BYTES
     return torch.bfloat16 if large and cpu_supports_bfloat16() else torch.float32
+
+
+def mps_computes_in_half() -> bool:
+    """Return whether this Apple GPU multiplies and normalises in float16; some systems refuse, or give NaN."""
+    try:
+        ones = torch.ones(4, 4, dtype=torch.float16, device="mps")
+        return bool(torch.isfinite(torch.nn.functional.layer_norm(ones @ ones, (4,))).all())
+    except (RuntimeError, TypeError):
+        return False
 
 
 def cpu_supports_bfloat16() -> bool:
