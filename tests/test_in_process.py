@@ -32,7 +32,7 @@ def answers(folder) -> dict[str, str]:
 
 
 def test_langchain_chatglm_loader_and_llm(folder, answers):
-    """loader.py: configuration, model and tokenizer apart, a dtype, remote code; chatglm_llm.py: chat and stream_chat."""
+    """loader.py: configuration, model and tokenizer apart, remote code; chatglm_llm.py: chat and stream_chat."""
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=True)
     model = AutoModel.from_pretrained(str(folder), config=config, torch_dtype=torch.float16, trust_remote_code=True)
     model = model.float().to("cpu").eval()
