@@ -98,7 +98,7 @@ def read_device_map(file: Path) -> dict[str, Place]:
             raise LoadError(f'{file}: {part} must be on a GPU\'s number, "cpu" or "disk", got {json.dumps(place)}')
         if place != "disk":
             try:
-                torch.device(place)
+                torch_device(place)
             except RuntimeError as error:
                 raise LoadError(f"{file}: {part} must be on a GPU's number, cpu or disk, got {place}") from error
     return device_map
@@ -130,12 +130,18 @@ def spell_out(device_map: Mapping[str, Place], config: ChatGLMConfig) -> dict[st
 
     The prefix encoder is kept where the model computes first: it is not called layer by layer, so that its weights
     cannot be brought there in time.
+
+    Raises:
+        ValueError: the map names what is not a part of the model, or only a part of a layer.
     """
     parts = auto_configure_device_map(1, config.num_layers, config.pre_seq_len is not None)
+    wholes = {"", "transformer", "transformer.layers", PREFIX_ENCODER, *parts}
+    if unknown := sorted(set(device_map) - wholes):
+        raise ValueError(
+            f"a device map names {EMBEDDING}, transformer.layers.0 to .{config.num_layers - 1}, {FINAL_NORM}, {OUTPUT}, "
+            f"or parts around them, got {unknown[0]}"
+        )
     spelled = {part: place for part in parts if (place := find_place(part, device_map)) is not None}
-    spelled |= {
-        part: place for part, place in device_map.items() if any(part.startswith(f"{whole}.") for whole in parts)
-    }
     if config.pre_seq_len is not None and spelled.get(PREFIX_ENCODER, "disk") in OFFLOADED:
         spelled[PREFIX_ENCODER] = main_place(spelled.values())
     return spelled

@@ -450,7 +450,7 @@ class SelfAttention(nn.Module):
         # PyTorch's attention of a single token can take as long as all of an INT4 block's products
         if mixed.shape[1] > 1 or not isinstance(self.dense, QuantizedLinear):
             return False
-        if cache is None or len(cache) <= self.layer_id:
+        if cache is None or len(cache.lengths) <= self.layer_id:  # a cache of rows with different lengths has none
             return False
         return cache.keys[self.layer_id].dtype == mixed.dtype and cpu_kernels.can_attend(self.head_size, mixed)
 

@@ -14,11 +14,11 @@ import torch
 from serving import write_lively_checkpoint
 from torch import nn
 
-import chatglm
 import dispatch
 import utils
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from chatglm.cuda_decode import DecodeWeights
+from chatglm.quantization import set_exact
 from dispatch import auto_configure_device_map, load_dispatched, parse_max_memory, plan_device_map, spell_out
 from engine import Engine, Request
 from utils import LoadError, ModelArguments, load_model_and_tokenizer, load_model_on_gpus, parse_arguments
@@ -32,7 +32,6 @@ MAPS = {
     "output layer on disk": {"transformer": "cpu", "lm_head": "disk"},
     "gpu, memory and disk": {"": GPU, "transformer.layers.0": "cpu", "transformer.layers.1": "disk"},
     "gpu keeps the norm only": {"transformer": "disk", "transformer.final_layernorm": GPU, "lm_head": "cpu"},
-    "gpu, finer": {"": GPU, "transformer.layers.1.mlp": "cpu", "transformer.layers.1.attention.dense": "disk"},
 }
 
 
@@ -73,7 +72,9 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         for file, weights in shards.items():
             torch.save({weight: state[weight] for weight in weights}, written[name] / file)
         weight_map = {weight: file for file, weights in shards.items() for weight in weights}
-        (written[name] / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+        (written[name] / "pytorch_model.bin.index.json").write_text(
+            json.dumps({"metadata": {}, "weight_map": weight_map})
+        )
     return written
 
 
@@ -172,14 +173,17 @@ def test_plan_device_map_keeps_to_the_budget(bits, budget, places):
 
 def test_spell_out_takes_parts_together_and_apart():
     config = ChatGLMConfig(num_layers=2, pre_seq_len=3)
-    given = {"transformer": "disk", "lm_head": 0, "transformer.layers.1.mlp": "cpu"}
+    given = {"transformer": "disk", "lm_head": 0, "transformer.layers.1": "cpu"}
     assert spell_out(given, config) == {
         **dict.fromkeys(PARTS, "disk"),
-        "transformer.layers.1.mlp": "cpu",
+        "transformer.layers.1": "cpu",
         "transformer.prefix_encoder": 0,
         "lm_head": 0,
     }
     assert spell_out({"": "disk"}, config)["transformer.prefix_encoder"] == "cpu"
+    for unknown in ("transformer.layers.2", "transformer.layers.1.mlp", "lm_heads"):
+        with pytest.raises(ValueError, match=f"a device map names .* got {unknown}"):
+            spell_out({"": "cpu", unknown: "cpu"}, config)
 
 
 # Models in several places
@@ -189,6 +193,7 @@ def test_spell_out_takes_parts_together_and_apart():
 def test_dispatched_models_compute_what_whole_ones_do(folders, kind):
     folder = folders[kind]
     whole, tokenizer = load_whole(folder), ChatGLMTokenizer.from_pretrained(folder)
+    set_exact(whole)
     prompts = [tokenizer.encode_prompt(text) for text in ("今天天气很好", "你好")]
     width = max(map(len, prompts))
     batch = torch.tensor([[3] * (width - len(prompt)) + prompt for prompt in prompts])  # padded on the left
@@ -196,9 +201,9 @@ def test_dispatched_models_compute_what_whole_ones_do(folders, kind):
     for name, device_map in MAPS.items():
         model = load_dispatched(folder, ChatGLMConfig.from_pretrained(folder), torch.float32, device_map)
         assert model.device == torch.device(GPU if "gpu" in name else "cpu")
+        set_exact(model)  # else the output layer of a quantised model has a copy of its own in INT8
         logits = model(batch).logits
-        exact = isinstance(model.lm_head, chatglm.quantization.OutputLinear) and model.lm_head.exact
-        torch.testing.assert_close(logits, expected, atol=0.1 if exact else 1e-4, rtol=1e-3, msg=name)
+        torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3, msg=name)
         with torch.inference_mode():
             model(batch)
         assert torch.equal(model.generate(batch[:1], do_sample=False, max_new_tokens=6), generated), name
@@ -270,7 +275,7 @@ def test_load_dispatched_refuses_incomplete_weights_and_maps(folders, tmp_path):
     [
         ("--num-gpus 0", "num_gpus must be at least 1, got 0"),
         ("--num-gpus 2 --max-memory cpu=1GiB", "num_gpus spreads evenly"),
-        ("--max-memory cpu", "max_memory is a list such as cuda:0=3GiB,cpu=8GiB"),
+        ("--max-memory 3GiB", "max_memory is a list such as cuda:0=3GiB,cpu=8GiB"),
         ("--max-memory cpu=1GiB --device-map map.json", "max_memory plans a device map"),
         ("--max-memory cpu=1GiB --device cpu", "device names one place: leave cpu out"),
     ],
@@ -365,7 +370,7 @@ def test_quantising_and_a_prefix_with_a_budget(folders, tmp_path):
         assert torch.equal(spread.transformer.prefix_encoder.embedding.weight, prefix)
         assert spread.chat(tokenizer, "你好", **arguments)[0] == plain.chat(tokenizer, "你好", **arguments)[0]
     with pytest.raises(LoadError, match="quantised while loading are in no file"):
-        load_model_and_tokenizer(ModelArguments(str(folders["float"]), max_memory="cpu=60KB", quantization_bit=4))
+        load_model_and_tokenizer(ModelArguments(str(folders["float"]), max_memory="cpu=1KB", quantization_bit=4))
 
 
 def test_a_program_may_dispatch_the_model_itself(folders):
