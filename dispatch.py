@@ -138,7 +138,7 @@ def spell_out(device_map: Mapping[str, Place], config: ChatGLMConfig) -> dict[st
     wholes = {"", "transformer", "transformer.layers", PREFIX_ENCODER, *parts}
     if unknown := sorted(set(device_map) - wholes):
         raise ValueError(
-            f"a device map names {EMBEDDING}, transformer.layers.0 to .{config.num_layers - 1}, {FINAL_NORM}, {OUTPUT}, "
+            f"a device map names {EMBEDDING}, transformer.layers.0 to {config.num_layers - 1}, {FINAL_NORM}, {OUTPUT} "
             f"or parts around them, got {unknown[0]}"
         )
     spelled = {part: place for part in parts if (place := find_place(part, device_map)) is not None}
