@@ -17,6 +17,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from transformers import PreTrainedModel, PreTrainedTokenizer
 
 from engine import Engine
 from server.arguments import ServerArguments
@@ -89,12 +90,9 @@ def serve(app: FastAPI, engine: Engine, arguments: ServerArguments) -> int:
     return 0 if server.started else 1
 
 
-def main() -> int:
-    """Run the server and return the exit status."""
-    model_arguments, sampling, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, ServerArguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    model, tokenizer = load_model_and_tokenizer(model_arguments)
-    engine = Engine(
+def start_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, arguments: ServerArguments) -> Engine:
+    """Return the engine that serves a model within the server's limits."""
+    return Engine(
         model,
         tokenizer,
         max_batch_size=arguments.max_batch_size,
@@ -103,6 +101,14 @@ def main() -> int:
         total_seconds=arguments.request_timeout,
         prompt_cache_bytes=arguments.prompt_cache_mb << 20,
     )
+
+
+def main() -> int:
+    """Run the server and return the exit status."""
+    model_arguments, sampling, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, ServerArguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    model, tokenizer = load_model_and_tokenizer(model_arguments)
+    engine = start_engine(model, tokenizer, arguments)
     return serve(build_app(engine, arguments, sampling), engine, arguments)
 
 

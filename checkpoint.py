@@ -64,17 +64,25 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
     if "padded_vocab_size" in settings:
         raise LoadError(f"{folder} holds a ChatGLM2 or later model, built differently from ChatGLM-6B: not supported")
     check_file(folder / VOCABULARY_FILE)
+    find_weights(folder)
+    return settings
+
+
+def find_weights(folder: Path) -> list[Path]:
+    """Return the files that hold a checkpoint's weights, one or several shards, checked to be whole."""
     weights = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if weights is None:
         raise LoadError(f"{folder} holds no weights ({' or '.join(WEIGHT_FILES)}): download them into it")
     check_file(weights)
-    if weights.suffix == ".json":
-        shards = read_json(weights).get("weight_map")
-        if not shards:
-            raise LoadError(f"{weights} names no weights: download it again")
-        for name in sorted(set(shards.values())):
-            check_file(folder / name)
-    return settings
+    if weights.suffix != ".json":
+        return [weights]
+    shards = read_json(weights).get("weight_map")
+    if not shards:
+        raise LoadError(f"{weights} names no weights: download it again")
+    files = [folder / name for name in sorted(set(shards.values()))]
+    for file in files:
+        check_file(file)
+    return files
 
 
 def check_file(file: Path) -> None:

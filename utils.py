@@ -37,6 +37,19 @@ from checkpoint import (
     read_prefix,
     shorten,
 )
+from dispatch import (
+    Place,
+    auto_configure_device_map,
+    dispatch,
+    gpu_count,
+    load_dispatched,
+    main_place,
+    parse_max_memory,
+    plan_device_map,
+    read_device_map,
+    spell_out,
+    torch_device,
+)
 
 EMBEDDED_CHECKPOINT = str(Path(__file__).resolve().parent / "chatglm")
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -78,6 +91,23 @@ class ModelArguments:
         default=None,
         metadata={"help": "folder with a P-Tuning v2 prefix (ours or the original's) or a LoRA adapter for this model"},
     )
+    num_gpus: Optional[int] = field(
+        default=None, metadata={"help": "spread the layers evenly over the first so many NVIDIA GPUs; 1 and up"}
+    )
+    device_map: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "auto fills what memory is free on GPUs, then main memory, then leaves the rest on disk; or a JSON "
+            'file that says where parts lie, such as {"transformer.layers.0": 1, "lm_head": "cpu"}'
+        },
+    )
+    max_memory: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "memory for weights, such as cuda:0=3GiB,cpu=8GiB; on places in this order, and the rest stays on "
+            "disk, where it is read for each token"
+        },
+    )
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
@@ -86,6 +116,21 @@ class ModelArguments:
             raise ValueError(f"dtype must be auto, float16, bfloat16 or float32, got {self.dtype}")
         if self.quantization_bit not in (None, 4, 8):
             raise ValueError(f"quantization_bit must be 4 or 8, got {self.quantization_bit}")
+        if self.num_gpus is not None and self.num_gpus < 1:
+            raise ValueError(f"num_gpus must be at least 1, got {self.num_gpus}")
+        if self.num_gpus and (self.device_map or self.max_memory):
+            raise ValueError("num_gpus spreads evenly: give either it, or device_map or max_memory")
+        if self.max_memory:
+            parse_max_memory(self.max_memory)
+            if self.device_map not in (None, "auto"):
+                raise ValueError("max_memory plans a device map: give either it, or a file as device_map")
+        if self.is_spread and self.device != "auto":
+            raise ValueError(f"device names one place: leave {self.device} out with num_gpus, device_map or max_memory")
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether the model's parts may lie in several places."""
+        return any(value is not None for value in (self.num_gpus, self.device_map, self.max_memory))
 
 
 @dataclass
@@ -225,9 +270,13 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
             config.prefix_projection = "trans.0.weight" in prefix
         if arguments.quantization_bit and config.quantization_bit:
             raise LoadError(f"{folder} is quantised to {config.quantization_bit} bits already: leave out --quantize")
-        dtype = choose_dtype(arguments.dtype, device, config, settings.get("dtype") or settings.get("torch_dtype"))
-        check_memory(config, device, dtype, arguments.quantization_bit)
-        model = load_model(folder, config, device, dtype, arguments.quantization_bit)
+        stored_dtype = settings.get("dtype") or settings.get("torch_dtype")
+        if arguments.is_spread:
+            model = load_spread_model(folder, config, arguments, stored_dtype)
+        else:
+            dtype = choose_dtype(arguments.dtype, device, config, stored_dtype)
+            check_memory(config, device, dtype, arguments.quantization_bit)
+            model = load_model(folder, config, device, dtype, arguments.quantization_bit)
         if prefix is not None:  # in float32, as it was trained
             model.transformer.prefix_encoder.float().load_state_dict(prefix)
             if (adapter / PREFIX_FILE).exists():
@@ -237,9 +286,10 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
             model.eval()
     except LOADING_ERRORS as error:
         raise LoadError(f"cannot load {folder}: {shorten(error)}") from error
+    dtype = model.transformer.final_layernorm.weight.dtype  # a quantised model's embedding stays in its own
     bits = f"{model.config.quantization_bit} bits, " if model.config.quantization_bit else ""
     name, seconds = folder.resolve().name, time.perf_counter() - start
-    print(f"{name}: {bits}{dtype_name(dtype)} on {device}, loaded in {seconds:.1f} s", file=sys.stderr)
+    print(f"{name}: {bits}{dtype_name(dtype)} on {places(model)}, loaded in {seconds:.1f} s", file=sys.stderr)
     return model, tokenizer
 
 
@@ -273,6 +323,85 @@ def load_model(
     return model.to(device=device, dtype=dtype).eval()
 
 
+def load_spread_model(
+    folder: Path, config: ChatGLMConfig, arguments: ModelArguments, stored_dtype: Optional[str] = None
+) -> ChatGLMForConditionalGeneration:
+    """Load a checkpoint's weights onto several GPUs, into main memory or leave them on disk, as the arguments say."""
+    device_map, bits = choose_device_map(arguments, config), arguments.quantization_bit
+    max_memory = parse_max_memory(arguments.max_memory) if arguments.max_memory else None
+    named = list(max_memory or []) if device_map is None else list(device_map.values())
+    check_gpus(gpu_count(named))
+    device = torch_device(main_place(named)) if named else choose_device("auto")
+    dtype = choose_dtype(arguments.dtype, device, config, stored_dtype)
+    if arguments.dtype == "auto" and device.type == "cpu" and not (bits or config.quantization_bit):
+        dtype = DTYPES.get(stored_dtype, dtype)  # weights on disk would be converted for each token
+    if not bits:
+        return load_dispatched(folder, config, dtype, device_map, max_memory)
+    check_memory(config, torch.device("cpu"), torch.float16, None)  # to be quantised, they are read there
+    model = load_model(folder, config, torch.device("cpu"), dtype, bits)
+    return dispatch(model, plan_device_map(model, max_memory) if device_map is None else spell_out(device_map, config))
+
+
+def choose_device_map(arguments: ModelArguments, config: ChatGLMConfig) -> Optional[dict[str, Place]]:
+    """Return the device map that the arguments name, or None if it has to be planned."""
+    if arguments.num_gpus is not None:
+        return auto_configure_device_map(arguments.num_gpus, config.num_layers, config.pre_seq_len is not None)
+    if arguments.device_map not in (None, "auto"):
+        return read_device_map(Path(arguments.device_map).expanduser())
+    return None
+
+
+def load_model_on_gpus(
+    checkpoint_path: str | os.PathLike,
+    num_gpus: int = 2,
+    device_map: Optional[dict[str, Place]] = None,
+    torch_dtype: torch.dtype = torch.float16,
+    **kwargs: Any,
+) -> ChatGLMForConditionalGeneration:
+    """Load a model onto several GPUs, each weight straight to its own.
+
+    Args:
+        checkpoint_path: a checkpoint folder, or a name on the Hugging Face hub.
+        num_gpus: over how many GPUs the layers are spread evenly, if there is no map.
+        device_map: where parts lie; see `dispatch.py`.
+        torch_dtype: to compute in.
+        **kwargs: replace what config.json says, such as `pre_seq_len`. `trust_remote_code` has no effect.
+
+    Raises:
+        LoadError: the checkpoint cannot be used, or there are fewer GPUs.
+        ValueError: more GPUs than layers, or a map that does not name every part.
+
+    Source: the original's function of this name.
+    """
+    kwargs.pop("trust_remote_code", None)
+    folder = find_checkpoint(str(checkpoint_path))
+    check_checkpoint(folder)
+    config = ChatGLMConfig.from_pretrained(folder, **kwargs)
+    if device_map is None:
+        device_map = auto_configure_device_map(num_gpus, config.num_layers, config.pre_seq_len is not None)
+    check_gpus(gpu_count(device_map.values()))
+    return load_dispatched(folder, config, torch_dtype, device_map)
+
+
+def check_gpus(needed: int) -> None:
+    """Refuse to use more NVIDIA GPUs than there are."""
+    found = torch.cuda.device_count()
+    if needed > found:
+        raise LoadError(
+            f"{needed} NVIDIA GPUs are asked for, and PyTorch {torch.__version__} finds {found}. Check the driver "
+            "(nvidia-smi) and CUDA_VISIBLE_DEVICES, or use --max-memory cpu=SIZE"
+        )
+
+
+def places(model: ChatGLMForConditionalGeneration) -> str:
+    """Return the name of a model's device, or of all places that it is spread over with their layers."""
+    layers: dict[str, int] = {}
+    for part, place in getattr(model, "hf_device_map", {}).items():
+        name = f"cuda:{place}" if isinstance(place, int) else str(place)
+        layers[name] = layers.get(name, 0) + bool(re.fullmatch(r"transformer\.layers\.\d+", part))
+    return ", ".join(f"{name} ({count} layers)" for name, count in layers.items()) or str(model.device)
+
+
 def choose_device(name: str) -> torch.device:
     """Return the device that a `--device` value means here."""
     gpus, has_mps = torch.cuda.device_count(), torch.backends.mps.is_available()
@@ -298,9 +427,18 @@ def choose_dtype(
     if device.type == "cuda":
         return torch.bfloat16 if stored_dtype == "bfloat16" else torch.float16
     if device.type == "mps":
-        return torch.float16
+        return torch.float16 if mps_computes_in_half() else torch.float32
     large = weight_bytes(config, torch.float32) > SMALL_MODEL_BYTES
     return torch.bfloat16 if large and cpu_supports_bfloat16() else torch.float32
+
+
+def mps_computes_in_half() -> bool:
+    """Return whether this Apple GPU multiplies and normalises in float16; some systems refuse, or give NaN."""
+    try:
+        ones = torch.ones(4, 4, dtype=torch.float16, device="mps")
+        return bool(torch.isfinite(torch.nn.functional.layer_norm(ones @ ones, (4,))).all())
+    except (RuntimeError, TypeError):
+        return False
 
 
 def cpu_supports_bfloat16() -> bool:

@@ -156,6 +156,11 @@ class AttentionPlan:
     key_mask: Tensor | None = None
     full_mask: Tensor | None = None
 
+    def to(self, device: torch.device | str | int) -> AttentionPlan:
+        """Return the plan for layers on another device; accelerate calls it for the layers of a spread model."""
+        masks = (None if mask is None else mask.to(device) for mask in (self.key_mask, self.full_mask))
+        return AttentionPlan(self.split, self.context, *masks)
+
     @classmethod
     def build(cls, layout: PromptLayout | None, start: int, count: int, prefix: int, device: torch.device):
         """Plan the attention of `count` tokens from column `start` on, behind `prefix` P-Tuning tokens."""
@@ -445,7 +450,7 @@ class SelfAttention(nn.Module):
         # PyTorch's attention of a single token can take as long as all of an INT4 block's products
         if mixed.shape[1] > 1 or not isinstance(self.dense, QuantizedLinear):
             return False
-        if cache is None or len(cache) <= self.layer_id:
+        if cache is None or len(cache.lengths) <= self.layer_id:  # a cache of rows with different lengths has none
             return False
         return cache.keys[self.layer_id].dtype == mixed.dtype and cpu_kernels.can_attend(self.head_size, mixed)
 
@@ -583,6 +588,12 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
         model.freeze_for_prefix()  # loading makes new parameters
         return loaded if wants_report else model
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong; of a model that is spread over devices, where it computes first."""
+        hook = getattr(self, "_hf_hook", None)  # accelerate's: the weights themselves may be on no device yet
+        return super().device if hook is None else torch.device(hook.execution_device)
+
     def freeze_for_prefix(self) -> None:
         """With a P-Tuning v2 prefix, let nothing but the prefix be trained."""
         if self.config.pre_seq_len is not None:
@@ -671,7 +682,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             prefix, prefix_length = self.prefix_encoder(b, hidden_states.dtype), config.pre_seq_len
             if cache is not None:
                 cache.prefix_length = prefix_length
-        plan = AttentionPlan.build(layout, start, s, prefix_length, hidden_states.device)
+        plan = AttentionPlan.build(layout, start, s, prefix_length, position_ids.device)
         rotary = rotary_tables(position_ids, config.hidden_size // config.num_attention_heads, hidden_states.dtype)
 
         all_hidden_states, all_attentions = [], []

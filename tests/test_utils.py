@@ -94,7 +94,7 @@ def test_help_names_default_and_range_of_each_flag(capsys):
     assert "\n    an example" in text
     for name in [*inspect.signature(ModelArguments).parameters, *inspect.signature(SamplingArguments).parameters]:
         assert f"--{name}" in text
-    assert text.count("(default:") == 12
+    assert text.count("(default:") == 15
 
 
 def test_chat_keywords_are_understood_by_the_model(folder):
@@ -168,6 +168,7 @@ def test_choose_device_takes_what_there_is(monkeypatch):
         ("auto", "cuda", REAL, "float16", True, torch.float16),
         ("auto", "cuda", REAL, "bfloat16", True, torch.bfloat16),
         ("auto", "mps", REAL, "bfloat16", True, torch.float16),
+        ("auto", "mps", REAL, "float16", False, torch.float32),
         ("auto", "cpu", REAL, "float16", True, torch.bfloat16),
         ("auto", "cpu", REAL, "float16", False, torch.float32),
         (
@@ -184,6 +185,7 @@ def test_choose_device_takes_what_there_is(monkeypatch):
 )
 def test_choose_dtype(monkeypatch, name, device, config, stored, native, expected):
     monkeypatch.setattr(utils, "cpu_supports_bfloat16", lambda: native)
+    monkeypatch.setattr(utils, "mps_computes_in_half", lambda: native)
     assert utils.choose_dtype(name, torch.device(device), config, stored) == expected
 
 

@@ -51,10 +51,13 @@ print("RESULT", weights, peak, own[0], seconds)
 """
 
 
-def write_checkpoint(folder: Path, num_layers: int, file_format: str, shards: int = 8) -> None:
-    """Write a checkpoint with the published one's names, shapes and shard layout, and random half-precision weights."""
+def write_checkpoint(folder: Path, num_layers: int, file_format: str, shards: int = 8, **config_keys) -> None:
+    """Write a checkpoint with the published one's names, shapes and shard layout, and random half-precision weights.
+
+    `config_keys` replace what the configuration says else: smaller shapes, another vocabulary's ids.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = ChatGLMConfig(num_layers=num_layers, torch_dtype="float16")
+    config = ChatGLMConfig(num_layers=num_layers, torch_dtype="float16", **config_keys)
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config)
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}

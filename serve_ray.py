@@ -1,0 +1,108 @@
+"""Serve ChatGLM-6B by several replicas behind one address, with Ray Serve: health checks, restarts without a gap.
+
+    pip install "ray[serve]"
+    python serve_ray.py --replicas 2                  the embedded mini checkpoint, here, until Ctrl-C
+    python serve_ray.py --address auto --replicas 4 --gpus-per-replica 1 --model THUDM/chatglm-6b
+
+The routes are those of api.py. On a cluster, `ray start --head` runs on one machine and `ray start --address HEAD:6379`
+on the others; then the second command, on the first machine, puts the replicas there and ends. Given again, also with
+another model, it replaces them one by one: a replica goes when a new one is ready and its own answers have ended
+(--drain-seconds). `serve status` shows them, `serve shutdown` ends them. The model's path must exist on each machine.
+"""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from api import ServerArguments, build_app, start_engine
+from utils import LoadError, ModelArguments, SamplingArguments, load_model_and_tokenizer, parse_arguments, run_main
+
+try:
+    import ray
+    from ray import serve
+except ImportError as error:
+    raise SystemExit('serve_ray.py needs Ray Serve: pip install "ray[serve]"') from error
+
+ROOT = Path(__file__).resolve().parent
+HEALTH_SECONDS = 10.0  # between two looks at a replica; after three without an answer it is replaced
+
+
+@dataclass
+class ReplicaArguments:
+    """What only a server of several replicas has."""
+
+    replicas: int = field(default=2, metadata={"help": "copies of the model that answer; 1 and up"})
+    cpus_per_replica: float = field(default=1.0, metadata={"help": "CPU cores that Ray sets aside for each; 0 and up"})
+    gpus_per_replica: float = field(
+        default=0.0, metadata={"help": "NVIDIA GPUs that Ray sets aside for each, 0.5 for two on one; 0 and up"}
+    )
+    address: str = field(
+        default="", metadata={"help": "auto or HEAD:6379 uses a running Ray cluster; empty starts Ray here"}
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("replicas", 1), ("cpus_per_replica", 0), ("gpus_per_replica", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+class Replica:
+    """A model, its engine and the application that serves it, in a process of Ray's."""
+
+    def __init__(self, model: ModelArguments, sampling: SamplingArguments, server: ServerArguments) -> None:
+        self.sampling, self.server = sampling, server
+        try:
+            self.engine = start_engine(*load_model_and_tokenizer(model), server)
+        except LoadError as error:  # the one error that a person has to read among Ray's own lines
+            raise RuntimeError(str(error)) from error
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return build_app(self.engine, self.server, self.sampling)
+
+    def check_health(self) -> None:
+        """Tell Ray, which asks from time to time, whether this replica must be replaced."""
+        if not self.engine.alive:
+            raise RuntimeError("the thread that computes answers has ended")
+
+
+def deploy(
+    model: ModelArguments, sampling: SamplingArguments, server: ServerArguments, replicas: ReplicaArguments
+) -> None:
+    """Start the replicas on the Ray that this process is connected to, or replace those that run, one by one."""
+    serve.start(http_options={"host": server.host, "port": server.port})
+    deployment = serve.deployment(
+        serve.ingress()(Replica),
+        name="chatglm",
+        num_replicas=replicas.replicas,
+        max_ongoing_requests=server.max_batch_size + server.max_queue,
+        health_check_period_s=HEALTH_SECONDS,
+        health_check_timeout_s=3 * HEALTH_SECONDS,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=server.drain_seconds,
+        ray_actor_options={"num_cpus": replicas.cpus_per_replica, "num_gpus": replicas.gpus_per_replica},
+    )
+    serve.run(deployment.bind(model, sampling, server), name="chatglm", route_prefix="/")
+
+
+def main() -> int:
+    """Deploy the replicas, stay while they run here, and return the exit status."""
+    model, sampling, server, replicas = parse_arguments(
+        __doc__, ModelArguments, SamplingArguments, ServerArguments, ReplicaArguments
+    )
+    code = {"working_dir": str(ROOT), "excludes": [".git", "tests", "resources"]} if replicas.address else None
+    ray.init(address=replicas.address or "local", runtime_env=code, include_dashboard=False, log_to_driver=True)
+    deploy(model, sampling, server, replicas)
+    print(f"http://{server.host}:{server.port}", file=sys.stderr, flush=True)
+    try:
+        while not replicas.address:
+            time.sleep(1)
+    finally:
+        ray.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
