@@ -19,7 +19,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from api_protocol import SYSTEM_REPLY
+from server.protocol import SYSTEM_REPLY
 from chatglm import ChatGLMTokenizer, PromptTooLongError, build_prompt
 from ptuning.arguments import DataArguments
 

@@ -96,7 +96,8 @@ def test_named_files_exist(readme):
             names += listed
         else:
             names += [folder + name for name in listed if name != "…"]
-    quoted = re.findall(r"`((?:chatglm|resources|server|engine|tests|utils|cli_demo|quantize|api|web_content)[\w/]*(?:\.py|/))`", text)
+    places = "chatglm|resources|server|engine|tests|examples|ptuning|utils|cli_demo|quantize|api|serve_ray|web_content"
+    quoted = re.findall(rf"`((?:{places})[\w/]*(?:\.py|/))`", text)
     for name in [*links, *names, *quoted]:
         assert (ROOT / name).exists(), name
     for module in (ROOT / "chatglm").glob("*.py"):
