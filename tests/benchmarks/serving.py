@@ -54,6 +54,7 @@ def quarter_model(device: torch.device) -> ChatGLMForConditionalGeneration:
         model = ChatGLMForConditionalGeneration(config)
     torch.set_default_dtype(torch.float32)
     model = model.to_empty(device="cpu")
+    model.tie_weights()
     torch.manual_seed(0)
     # random numbers are repeated in steps that no row length divides, so that rows differ
     small, packed = torch.randn(1_000_003).mul_(0.02).half(), torch.randint(-128, 128, (1_000_003,), dtype=torch.int8)
@@ -336,7 +337,8 @@ async def compare(name: str, ports: dict[str, int], arguments: argparse.Namespac
     """Measure one model and print its tables."""
     print(
         "| clients | server | tokens/s | first token, ms: median | p99 | between tokens, ms: median | p99 "
-        "| /health, ms: p99 |\n|---|---|---|---|---|---|---|---|"
+        "| /health, ms: p99 |\n|---|---|---|---|---|---|---|---|",
+        flush=True,
     )
     rates: dict[tuple[int, str], float] = {}
     for clients in arguments.clients:
