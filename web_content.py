@@ -78,7 +78,7 @@ class Example(NamedTuple):
 EXAMPLES = {
     "zh": {
         "self-introduction": Example("自我介绍", "介绍一下你自己"),
-        "outline": Example("写提纲", "帮我写一个关于环境保护的演讲提纲"),
+        "outline": Example("写提纲", "帮我写一个关于春节的演讲提纲"),
         "advertisement": Example("写广告", "类型#裙*材质#棉*颜色#白色*风格#简约"),
         "e-mail": Example("写邮件", "帮我写一封邮件，向王老师请假，原因是明天要去医院看病，署名李明"),
         "information-extraction": Example("提取信息", "提取人物、地点和时间：昨天下午，王小明在图书馆看书。"),
