@@ -278,3 +278,28 @@ def test_unfinished_folder_does_not_look_like_a_checkpoint(source, tmp_path):
     convert_checkpoint(source, tmp_path / "target", 4, progress=look)
     assert found == [(True, False)] * 2
     assert ChatGLMConfig.from_pretrained(tmp_path / "target").quantization_bit == 4
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+
+
+def mapped_memory() -> int:
+    """Return how many bytes of this process' memory are pages of mapped files."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssFile"].split()[0]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells a process' memory apart")
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+def test_weights_are_mapped_and_given_back(tmp_path, file):
+    weight = torch.arange(1 << 24).to(torch.int16).view(4096, 4096)  # 32 MiB
+    save = save_file if file.endswith("safetensors") else torch.save
+    save({"weight": weight}, tmp_path / file)
+    weights = conversion.WeightFiles(tmp_path)
+    read = weights.read("weight")
+    before = mapped_memory()
+    assert torch.equal(read, weight)
+    assert mapped_memory() - before > 24 << 20
+    weights.release([read])
+    assert mapped_memory() - before < 8 << 20
+    assert torch.equal(read, weight)  # it is read again

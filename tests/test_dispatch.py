@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,35 @@ def test_weights_on_disk_are_not_copied(folders):
     model = load_dispatched(folder, ChatGLMConfig.from_pretrained(folder), torch.float16, {"": "disk"})
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
     assert sorted(folder.iterdir()) == before
+
+
+def resident_bytes(file: Path) -> int:
+    """Return how much of a mapped file is in this process' memory (Linux tells)."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(str(file))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1]) * 1024
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell what is resident")
+def test_weights_on_disk_leave_memory_after_use(tmp_path):
+    """After a pass over all layers, little of the file is resident; without giving it back, all of it would be."""
+    config = ChatGLMConfig(vocab_size=128, hidden_size=512, num_layers=2, num_attention_heads=4, bos_token_id=104)
+    torch.manual_seed(0)
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(ChatGLMForConditionalGeneration(config).half().state_dict(), file)
+    model = load_dispatched(tmp_path, config, torch.float16, {"": "disk"})
+    ids = torch.tensor([[7, 8, 101, 104]])
+    with torch.no_grad():
+        assert torch.isfinite(model(ids).logits).all()
+    assert resident_bytes(file) < 0.2 * file.stat().st_size
+    in_memory = load_dispatched(tmp_path, config, torch.float16, {"": "cpu"})
+    with torch.no_grad():
+        in_memory(ids)
+    assert resident_bytes(file) > 0.8 * file.stat().st_size
 
 
 def test_load_dispatched_refuses_incomplete_weights_and_maps(folders, tmp_path):
