@@ -14,7 +14,7 @@ from serving import wait_until, write_lively_checkpoint
 
 import engine as serving_engine
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
-from engine import Engine, Request
+from engine import Engine, Request, chat_request
 from engine.cache import BatchCache
 from engine.drawing import draw
 from engine.prompts import ReadPrompt
@@ -421,6 +421,31 @@ def test_cancel_in_the_queue_and_while_reading(checkpoint, engines):
         assert list(second)[-1].finish_reason == "cancelled"
         assert engine.batch_size == 1 and engine.queue_length == 0
         first.cancel()
+
+
+def test_place_in_the_queue(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine, prompt = engines(max_batch_size=1), tokenizer.encode_prompt("你好")
+    engine.end_ids = set()
+    with SlowModel(model, 0.02):
+        first, second, third = (engine.submit(greedy(prompt, 1000)) for _ in range(3))
+        next(first)
+        assert [engine.place(answer) for answer in (first, second, third)] == [0, 1, 2]
+        second.cancel()
+        wait_until(lambda: engine.place(third) == 1)
+        assert engine.place(second) == 0
+        third.cancel()
+        first.cancel()
+
+
+@pytest.mark.parametrize("max_new_tokens, expected", [(None, 90), (7, 7), (1000, 90)])
+def test_chat_request_keeps_to_both_limits(checkpoint, max_new_tokens, expected):
+    tokenizer, rounds = checkpoint[1], [("a" * 300, "b"), ("c", "d")]
+    kept, dropped = tokenizer.encode_chat("你好", rounds, 120)
+    assert dropped == 1
+    max_length = len(kept) + 90
+    request, dropped = chat_request(tokenizer, "你好", rounds, max_length, max_new_tokens, top_p=0.5, seed=3)
+    assert request == Request(kept, expected, top_p=0.5, seed=3) and dropped == 1
 
 
 def test_queue_limit(checkpoint, engines):
