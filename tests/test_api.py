@@ -414,7 +414,8 @@ def test_a_dialogue_too_long_is_an_error_not_a_loss(server):
 def test_queue_full_is_429(servers):
     server = servers(endless=True, seconds=0.02, max_batch_size=1, max_queue=0)
     with server.http.stream("POST", "/stream", json={"prompt": "你好"}) as running:
-        next(running.iter_lines())
+        lines = running.iter_lines()  # kept: httpx closes the response with its iterator
+        next(lines)
         for path, body in (
             (CHAT, {"messages": USER}),
             (CHAT, {"messages": USER, "stream": True}),
