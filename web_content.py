@@ -173,19 +173,22 @@ class Dialect(NamedTuple):
 
     Attributes:
         active: what must become text: what begins a tag, an image, a character's number, and the page's own marks.
+        in_formula: what must become text in a formula; None: nothing.
         inline_formula, block_formula: templates of formulas.
         line_break: the end of a line that is not joined with the next one.
     """
 
     active: re.Pattern
+    in_formula: re.Pattern | None
     inline_formula: str
     block_formula: str
     line_break: str
 
 
 HTML_OR_IMAGE = r"<(?=[A-Za-z/!?])|!(?=\[)|&(?=#)"
-GRADIO = Dialect(re.compile(HTML_OR_IMAGE), r"\({}\)", "$${}$$", "\n")
-STREAMLIT = Dialect(re.compile(HTML_OR_IMAGE + r"|\$|:(?=[A-Za-z][\w/+-]*[:\[])"), "${}$", "$${}$$", "  \n")
+# Gradio puts formulas into the page as HTML, which older versions do not escape.
+GRADIO = Dialect(re.compile(HTML_OR_IMAGE), re.compile(r"[<&]"), r"\({}\)", "$${}$$", "\n")
+STREAMLIT = Dialect(re.compile(HTML_OR_IMAGE + r"|\$|:(?=[A-Za-z][\w/+-]*[:\[])"), None, "${}$", "$${}$$", "  \n")
 
 
 def numbered(found: re.Match) -> str:
@@ -229,10 +232,9 @@ def answer_prose(text: str, dialect: Dialect) -> str:
     parts, end = [], 0
     for found in CODE_SPAN_OR_FORMULA.finditer(text):
         block, inline = found["block"] or found["block2"], found["inline"] or found["inline2"]
-        if block:
-            kept = dialect.block_formula.format(block)
-        elif inline:
-            kept = dialect.inline_formula.format(inline)
+        if block or inline:
+            formula = dialect.in_formula.sub(numbered, block or inline) if dialect.in_formula else block or inline
+            kept = (dialect.block_formula if block else dialect.inline_formula).format(formula)
         else:
             kept = found[0]
         parts += [plain(text[end : found.start()]), kept]
