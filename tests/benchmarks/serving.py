@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+import uvicorn
+from fastapi import FastAPI, Request
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from utils import EMBEDDED_CHECKPOINT, ModelArguments, choose_device, choose_dtype, load_model_and_tokenizer
@@ -97,9 +99,6 @@ def serve_here(name: str) -> int:
 
 def serve_originals_way(name: str) -> int:
     """Serve by a handler that keeps the event loop until its answer is complete."""
-    import uvicorn
-    from fastapi import FastAPI, Request
-
     model, tokenizer = load(name)
     app = FastAPI()
 
