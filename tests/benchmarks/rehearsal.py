@@ -85,7 +85,7 @@ def write(arguments: argparse.Namespace) -> str:
 def load_only(arguments: argparse.Namespace, name: str = "float16") -> str:
     """Load, and look at each weight."""
     model, _ = load(arguments, name)
-    touched = sum(float(parameter.flatten()[::4096].float().sum()) for parameter in model.parameters())
+    touched = sum(float(parameter.detach().flatten()[::4096].float().sum()) for parameter in model.parameters())
     return f"{sum(parameter.numel() for parameter in model.parameters()) / 1e9:.2f} G weights, sum {touched:.4g}"
 
 
