@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+import transformers
 from safetensors.torch import save_file
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_kernels, quantization
@@ -100,6 +101,7 @@ def write_checkpoint(folder: Path, config: ChatGLMConfig) -> None:
 
 def load(folder: Path) -> ChatGLMForConditionalGeneration:
     """Load a checkpoint as the scripts do."""
+    transformers.utils.logging.disable_progress_bar()
     config, device = ChatGLMConfig.from_pretrained(folder), torch.device("cpu")
     return load_model(folder, config, device, choose_dtype("auto", device, config))
 
