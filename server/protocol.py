@@ -63,16 +63,23 @@ def _text_not_ids(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole_number)]
+def whole(**limits: Any) -> Any:
+    """Return the type of a whole number, written 3 or 3.0, within `Field`'s limits.
+
+    The limits stand inside of the conversion: behind it, the server's description would name them by Python's words.
+    """
+    return Annotated[int, Field(**limits), BeforeValidator(_whole_number)]
+
+
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[Number, Field(ge=0, le=100, description="0 takes the likeliest token")]
 TopP = Annotated[Number, Field(ge=0, le=1, description="draw from the likeliest tokens of this probability together")]
 RepetitionPenalty = Annotated[Number, Field(ge=0.01, le=10)]  # far below, logits would overflow
-Seed = Annotated[Whole, Field(ge=-(1 << 63), lt=1 << 63, description="the same seed, the same answer")]
+Seed = whole(ge=-(1 << 63), lt=1 << 63, description="the same seed, the same answer")
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
-Count = Annotated[Whole, Field(ge=1)]
-Choices = Annotated[Whole, Field(ge=1, le=16)]
+Count = whole(ge=1)
+Choices = whole(ge=1, le=16)
 Round = Annotated[list[str | None], Field(min_length=2, max_length=2, description="question and answer")]
 History = list[Round]
 Unsupported = Annotated[Any, AfterValidator(_neutral)]
@@ -106,9 +113,7 @@ class OriginalRequest(Sampling):
 
     prompt: str
     history: History | None = None
-    max_length: (
-        Annotated[Whole, Field(ge=0, description="of prompt and answer; lowered to the model's limit")] | None
-    ) = None
+    max_length: whole(ge=0, description="of prompt and answer; lowered to the model's limit") | None = None
     max_new_tokens: Count | None = None
     stream: bool | Literal[0, 1] | None = None
 
@@ -170,7 +175,7 @@ class ChatCompletionRequest(OpenAIRequest):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
-    top_logprobs: Annotated[Whole, Field(ge=0, le=20)] | None = None
+    top_logprobs: whole(ge=0, le=20) | None = None
     store: Ignored = None
     metadata: Ignored = None
     service_tier: Ignored = None
@@ -193,7 +198,7 @@ class CompletionRequest(OpenAIRequest):
     model_config = ConfigDict(json_schema_extra={"examples": [{"model": "chatglm-6b", "prompt": "你好"}]})
 
     prompt: str | Annotated[list[str], Field(min_length=1, max_length=64)]
-    logprobs: Annotated[Whole, Field(ge=0, le=5)] | None = None
+    logprobs: whole(ge=0, le=5) | None = None
     best_of: Unsupported = None
     echo: Unsupported = None
     suffix: Unsupported = None

@@ -473,7 +473,7 @@ def test_timeouts(checkpoint, engines):
             list(second)
         with pytest.raises(serving_engine.AnswerTimeoutError, match="4 seconds"):
             list(first)
-    assert engine.batch_size == 0
+    wait_until(lambda: engine.batch_size == 0)
 
 
 def test_close_lets_answers_finish_or_cancels_them(checkpoint, engines):
