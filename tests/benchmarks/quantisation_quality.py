@@ -36,6 +36,7 @@ OUTLIER_CHANNELS, OUTLIER_SIZE = 8, 100.0
 # Input features of the layers of the real 6B shape; outputs err alike, so that some of them tell.
 INPUTS_6B, OUTPUTS = (4096, 16384), 1024
 MICRO_TOKENS = 2048
+NOTICEABLE_LOSS = 0.002  # nats; what is less than this, of a loss, there is no point in recovering
 
 
 def unseen_mix(count: int) -> list[Dialogue]:
@@ -78,7 +79,9 @@ def print_losses(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMToken
             set_exact(other)
             loss = mean_loss(other, batches)
             increases.append(loss - exact)
-            recovered = f"{1 - increases[1] / increases[0]:.0%}" if calibration else ""
+            recovered = ""
+            if calibration and increases[0] > NOTICEABLE_LOSS:
+                recovered = f"{1 - increases[1] / increases[0]:.0%}"
             name = f"INT{bits}, {'calibrated' if calibration else 'rounded to nearest'}"
             print(f"| {name} | {loss:.4f} | {math.exp(loss):.4f} | {loss - exact:+.4f} | {recovered} |", flush=True)
 
