@@ -64,7 +64,7 @@ def add_glm_bot_routes(app: FastAPI, service: Service) -> None:
         histories.pop(body.uid, None)
         return JSONResponse("已重置")
 
-    @app.get("/chatglm", tags=["glm-bot"])
+    @app.get("/chatglm", tags=["glm-bot"], response_class=PlainTextResponse)
     async def chatglm(request: Request) -> Response:
         """Answer a message in the URL; `ping` and `clear` are commands."""
         found = QUERY.match(request.url.query)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import prometheus_client
 from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 
 from engine import Answer, Engine
 
@@ -59,7 +59,7 @@ def add_monitoring_routes(app: FastAPI, metrics: Metrics) -> None:
         body = {"alive": engine.alive, "ready": ready, "running": engine.batch_size, "waiting": engine.queue_length}
         return JSONResponse(body, 200 if ready else 503)
 
-    @app.get("/metrics", tags=["server"])
+    @app.get("/metrics", tags=["server"], response_class=PlainTextResponse)
     async def numbers() -> Response:
         """Give numbers to Prometheus."""
         return Response(

@@ -31,7 +31,7 @@ from .protocol import (
     to_rounds,
     usage,
 )
-from .service import EventStream, Service, in_turn
+from .service import STREAMED, EventStream, Service, in_turn
 
 
 def add_openai_routes(app: FastAPI, service: Service) -> None:
@@ -110,7 +110,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
         kind = "chat.completion" if chat else "text_completion"
         return JSONResponse(frame(body, name, kind, choices, usage=usage(answers)))
 
-    @app.post("/v1/chat/completions", tags=["OpenAI"])
+    @app.post("/v1/chat/completions", tags=["OpenAI"], responses=STREAMED)
     async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
         """Continue a dialogue."""
         query, history = to_rounds(body.messages)
@@ -125,7 +125,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
         messages = [{"role": message.role, "content": message.text()} for message in body.messages]
         return await respond(request, body, await service.complete(body, [encode]), messages)
 
-    @app.post("/v1/completions", tags=["OpenAI"])
+    @app.post("/v1/completions", tags=["OpenAI"], responses=STREAMED)
     async def completions(request: Request, body: CompletionRequest) -> Response:
         """Continue texts."""
         prompts = body.prompts()

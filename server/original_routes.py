@@ -12,7 +12,7 @@ from engine import Answer
 
 from .errors import ENGINE_ERRORS, as_api_error
 from .protocol import DONE, History, OriginalRequest, error_body, event, new_id, now
-from .service import EventStream, Service, in_turn
+from .service import STREAMED, EventStream, Service, in_turn
 
 
 def add_original_routes(app: FastAPI, service: Service) -> None:
@@ -56,12 +56,12 @@ def add_original_routes(app: FastAPI, service: Service) -> None:
         """Greet, as clients expect that look for a server here."""
         return {"message": "Hello ChatGLM API!"}
 
-    @app.post("/", tags=["original"])
+    @app.post("/", tags=["original"], responses=STREAMED)
     async def create_item(request: Request, body: OriginalRequest) -> Response:
         """Answer a question. With `"stream": true` a stream of events, each with the answer so far."""
         return await (answer_in_parts(request, body, True) if body.stream else answer_whole(request, body))
 
-    @app.post("/stream", tags=["original"])
+    @app.post("/stream", tags=["original"], responses=STREAMED)
     async def stream(request: Request, body: OriginalRequest) -> Response:
         """Answer a question by a stream of events: `delta` is the new piece, the last event has the whole result."""
         return await answer_in_parts(request, body, False)

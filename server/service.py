@@ -56,10 +56,15 @@ def watched(request: Request, answers: Sequence[Answer]) -> Iterator[asyncio.Eve
             answer.cancel()
 
 
+EVENT_STREAM = "text/event-stream"
+# what routes that can stream say of their answers, in the server's description
+STREAMED = {200: {"description": "the answer", "content": {"application/json": {}, EVENT_STREAM: {}}}}
+
+
 class EventStream(Response):
     """A response of server-sent events, whose answers are cancelled when the client goes."""
 
-    media_type = "text/event-stream"
+    media_type = EVENT_STREAM
 
     def __init__(self, request: Request, answers: Sequence[Answer], events: AsyncIterator[str]) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})

@@ -279,7 +279,9 @@ def test_the_servers_own_description_holds(address, no_proxy):
     """schemathesis finds no answer that the OpenAPI description does not allow, and no 5xx."""
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
     import hypothesis
+    from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+    # positive_data_acceptance: that a prompt is too long for max_length, no description can say
     schema = schemathesis.openapi.from_url(f"{address}/openapi.json")
     tried = 0
     for result in schema.get_all_operations():
@@ -294,7 +296,7 @@ def test_the_servers_own_description_holds(address, no_proxy):
                 for name in ("max_tokens", "max_completion_tokens", "max_new_tokens"):
                     if name in case.body and name != "max_completion_tokens":
                         case.body[name] = 2
-            case.call_and_validate(timeout=60)
+            case.call_and_validate(timeout=60, excluded_checks=[positive_data_acceptance])
 
         check()
         tried += 1
