@@ -153,7 +153,7 @@ def main() -> None:
                 for name, item in EXAMPLES[LANGUAGE].items()
             }
             for file, questions in {"resources/web-demo.png": GREETING, **chats}.items():
-                page = open_page(WIDTH, HEIGHT if file.startswith("resources") else 320, SCALE)
+                page = open_page(WIDTH, HEIGHT, SCALE)
                 for question in questions:
                     ask(page, question)
                 show_all(page)

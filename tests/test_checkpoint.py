@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -169,7 +170,7 @@ def test_broken_index(sharded, monkeypatch, capsys, text):
         ({"model_type": "llama"}, "describes a llama model, not ChatGLM-6B"),
         ({"padded_vocab_size": 65024, "ffn_hidden_size": 13696}, "ChatGLM2 or later"),
         ({"hidden_size": 33}, "hidden_size must be a multiple"),
-        ({"hidden_size": 64}, "bias"),  # the library of the day says it in its own words
+        ({"hidden_size": 64}, r"by config\.json|which has shape"),  # in the words of either end of transformers
         ({"num_layers": 3}, "lacks"),
         ({"quantization_bit": 3}, "quantization_bit must be"),
         ({"bos_token_id": 17}, "another model's vocabulary"),
@@ -177,7 +178,7 @@ def test_broken_index(sharded, monkeypatch, capsys, text):
 )
 def test_config_that_does_not_fit(folder, monkeypatch, capsys, changes, message):
     change_json(folder / "config.json", **changes)
-    assert message in load_error(monkeypatch, capsys, folder)
+    assert re.search(message, load_error(monkeypatch, capsys, folder))
 
 
 def test_weight_missing_in_whole_files(folder, monkeypatch, capsys):
