@@ -17,6 +17,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -129,7 +130,7 @@ def find_openmp_runtime(entry: str) -> str | None:
 
 def compile_commands(compiler: str, source: Path, target: Path) -> list[list[str]]:
     """Return command lines that compile the source, the best first: with PyTorch's threads, with others, with one."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=COMPILE_SECONDS).stdout
+    version = run_compiler([compiler, "--version"]).stdout
     is_clang = "clang" in version
     native = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
     base = [
@@ -154,6 +155,23 @@ def compile_commands(compiler: str, source: Path, target: Path) -> list[list[str
     return commands
 
 
+def run_compiler(command: list[str]) -> subprocess.CompletedProcess:
+    """Run a compiler and return its end; stop all of its programs if that takes too long or is interrupted.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes more than `COMPILE_SECONDS`.
+    """
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=COMPILE_SECONDS)
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):
+            os.killpg(process.pid, signal.SIGKILL)  # gcc only starts the programs that do the work
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
 def compile_kernels(source: Path, target: Path) -> bool:
     """Compile the source to a shared library.
 
@@ -169,7 +187,7 @@ def compile_kernels(source: Path, target: Path) -> bool:
     for compiler in find_compilers():
         commands = compile_commands(compiler, source, target)
         for command in commands:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+            result = run_compiler(command)
             if result.returncode == 0:
                 return command is not commands[-1]
             messages.append(f"{' '.join(command)}: {result.stderr.strip()[-500:]}")

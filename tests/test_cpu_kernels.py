@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -324,6 +325,21 @@ def test_without_a_compiler_pytorch_computes_after_one_warning(tmp_path):
     assert "no C compiler found: install gcc" in err
     expected, _ = output_of(run_python("print(product().sum().item())"))
     assert float(value) == pytest.approx(float(expected), rel=0.01)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_compiler_that_takes_too_long_is_stopped_with_its_own_programs(tmp_path, monkeypatch):
+    compiler, started = tmp_path / "gcc", tmp_path / "started"
+    compiler.write_text(f"#!/bin/sh\nsleep 600 &\necho $! > {started}\nwait\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(cpu_kernels, "COMPILE_SECONDS", 2)
+    with pytest.raises(subprocess.TimeoutExpired):
+        cpu_kernels.run_compiler([str(compiler)])
+    worker = Path("/proc", started.read_text().strip(), "status")
+    deadline = time.monotonic() + 60
+    while worker.exists() and "zombie" not in worker.read_text():
+        assert time.monotonic() < deadline, "the compiler's own program still runs"
+        time.sleep(0.05)
 
 
 def test_without_openmp_one_thread_computes_after_one_warning(tmp_path):

@@ -368,7 +368,18 @@ def test_program_serves_behind_a_password_without_asking_other_computers(browser
     checkpoint[0].half().save_pretrained(tmp_path / "model")
     checkpoint[0].float()
     checkpoint[1].save_pretrained(tmp_path / "model")
-    words = ["--model", str(tmp_path / "model"), "--port", "0", "--device", "cpu", "--max-new-tokens", "5"]
+    words = [
+        "--model",
+        str(tmp_path / "model"),
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        "40",
+        "--temperature",
+        "0",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-c", BLOCKED + "import utils, web_demo; utils.run_main(web_demo.main)", *words],
         cwd=ROOT,

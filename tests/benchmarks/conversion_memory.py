@@ -20,25 +20,24 @@ from tests.benchmarks.load_memory import write_checkpoint
 from tests.conftest import ROOT
 
 CONVERT = """
-import re, sys
+import sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from tqdm import tqdm
 from chatglm.calibration import Calibration
 from chatglm.conversion import convert_checkpoint
-
-def peak():  # of this program; getrusage's also counts the one that started it
-    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+from tests.benchmarks.peak_memory import PeakMemory
 
 source, target = sys.argv[2:4]
 bits, embeddings, tokens = int(sys.argv[4]), sys.argv[5] == "True", int(sys.argv[6])
-before, calibration = peak(), None
+memory, calibration = PeakMemory(), None
+before = memory.resident
 if tokens:
     prompt_end = torch.tensor([130001, 130004])  # [gMASK] <sop>
     texts = torch.randint(5, 100000, (-(-tokens // 256), 254))
     calibration = Calibration([torch.cat([text[:200], prompt_end, text[200:]]) for text in texts])
 size = convert_checkpoint(source, target, bits, embeddings, calibration, tqdm)
-print("RESULT", size, peak(), before)
+print("RESULT", size, memory.resident, before)
 """
 
 

@@ -23,31 +23,18 @@ from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from tests.conftest import ROOT
 
 LOAD = """
-import resource, sys, threading, time
+import sys, time
 sys.path.insert(0, sys.argv[2])
 import torch, chatglm
 from transformers import AutoModel
+from tests.benchmarks.peak_memory import PeakMemory
 
-def resident(kind):
-    for line in open("/proc/self/status"):
-        if line.startswith(kind):
-            return int(line.split()[1]) * 1024
-    return 0
-
-own, running = [0], True
-def watch():  # memory of the process' own; pages of a mapped file can be dropped by the system at any time
-    while running:
-        own[0] = max(own[0], resident("RssAnon"))
-        time.sleep(0.02)
-
-threading.Thread(target=watch, daemon=True).start()
-start = time.perf_counter()
+memory, start = PeakMemory(), time.perf_counter()
 model = AutoModel.from_pretrained(sys.argv[1])
 seconds = time.perf_counter() - start
 weights = sum({p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}.values())
 touched = sum(float(p.flatten()[::4096].float().sum()) for p in model.parameters())
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print("RESULT", weights, peak, own[0], seconds)
+print("RESULT", weights, memory.resident, memory.own, seconds)
 """
 
 

@@ -33,25 +33,16 @@ from tests.conftest import ROOT
 from utils import choose_dtype, load_model
 
 CHAT = """
-import resource, sys, threading, time
+import sys, time
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
-import torch
-from chatglm import ChatGLMConfig
+from tests.benchmarks.peak_memory import PeakMemory
 from tests.benchmarks.quantized_decode import load, random_prompt
-own, running = [0], True
-def watch():  # without the pages of mapped files
-    while running:
-        for line in open("/proc/self/status"):
-            if line.startswith("RssAnon"):
-                own[0] = max(own[0], int(line.split()[1]) * 1024)
-        time.sleep(0.02)
-threading.Thread(target=watch, daemon=True).start()
-start = time.perf_counter()
+memory, start = PeakMemory(), time.perf_counter()
 model = load(Path(sys.argv[1]))
 seconds = time.perf_counter() - start
 model.generate(random_prompt(model.config, 64), max_new_tokens=32, min_new_tokens=32, do_sample=True)
-print("RESULT", seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, own[0])
+print("RESULT", seconds, memory.resident, memory.own)
 """
 
 

@@ -18,44 +18,25 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 from tqdm import tqdm
 
 import utils
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from chatglm.conversion import convert_checkpoint
 from tests.benchmarks.load_memory import write_checkpoint
+from tests.benchmarks.peak_memory import PeakMemory
 from tests.conftest import ROOT
 
 QUESTION = "你好"
 TOKENIZER_FILES = ("ice_text.model", "tokenizer_config.json")
 QUANTISED = {"int8": (8, False), "int4": (4, False), "int4-qe": (4, True)}  # bits, and whether the embedding is, too
 PREFIX_TOKENS, TRAINED_TOKENS = 128, 64  # of the P-Tuning step: prefix, and example
-
-
-class Peak:
-    """Watch a process' memory, the largest so far: `resident`, and `own`, without pages of mapped files."""
-
-    def __init__(self, process: int | None = None) -> None:
-        self.process = psutil.Process(process)
-        self.resident = self.own = 0
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        try:
-            while True:
-                memory = self.process.memory_info()
-                self.resident = max(self.resident, memory.rss)
-                self.own = max(self.own, memory.rss - getattr(memory, "shared", 0))
-                time.sleep(0.02)
-        except psutil.NoSuchProcess:
-            return
 
 
 # Steps: each gets the command line's arguments and returns a note for the table
@@ -118,20 +99,12 @@ def quantise(arguments: argparse.Namespace) -> str:
     return f"{model.config.quantization_bit} bits"
 
 
-def convert_checkpoint_folder(source: Path, target: Path, bits: int, quantize_embeddings: bool) -> None:
-    """Write a quantised checkpoint of one file; the one place that knows how checkpoints are converted."""
-    model = ChatGLMForConditionalGeneration.from_pretrained(source, torch_dtype=torch.float16)
-    model.quantize(bits, quantize_embeddings=quantize_embeddings)
-    model.save_pretrained(target, max_shard_size="50GB")
-    for name in TOKENIZER_FILES:
-        shutil.copy(source / name, target)
-
-
 def convert(arguments: argparse.Namespace, name: str) -> str:
     """Convert the half-precision checkpoint."""
     target = arguments.folder / name
-    convert_checkpoint_folder(arguments.folder / "float16", target, *QUANTISED[name])
-    return f"{size(target)}, {len(list(target.glob('*.safetensors')))} file"
+    shutil.rmtree(target, ignore_errors=True)
+    convert_checkpoint(arguments.folder / "float16", target, *QUANTISED[name])
+    return f"{size(target)}, {len(list(target.glob('*.safetensors')))} shards"
 
 
 def tune(arguments: argparse.Namespace) -> str:
@@ -161,7 +134,7 @@ def request(arguments: argparse.Namespace) -> str:
     start = time.perf_counter()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8", cwd=ROOT) as server:
         try:
-            peak, log = Peak(server.pid), []
+            peak, log = PeakMemory(server.pid), []
             for line in server.stderr:
                 log.append(line)
                 if line.startswith("http://"):
@@ -206,7 +179,7 @@ def size(folder: Path) -> str:
 
 def run_step(step: str, arguments: argparse.Namespace) -> None:
     """Do one step in this process and print what was measured."""
-    peak, start = Peak(), time.perf_counter()
+    peak, start = PeakMemory(), time.perf_counter()
     note = STEPS[step](arguments)
     time.sleep(0.05)
     seconds = time.perf_counter() - start
