@@ -22,11 +22,13 @@ FRAMES = {
     "zh": (
         "{a}和{b}有什么区别", "比较一下{a}和{b}", "{a}和{b}哪个好", "{a}与{b}有什么不同", "{a}和{b}的区别是什么", "对比{a}和{b}", "请比较{a}与{b}", "{a}跟{b}比怎么样",
         "我应该选{a}还是{b}", "{a}好还是{b}好", "说说{a}和{b}的不同", "{a}和{b}怎么选", "分析一下{a}和{b}的差别",
+        "选{a}还是选{b}", "选{a}还是{b}好", "{a}与{b}的不同", "请对比{a}和{b}", "{a}和{b}各有什么特点",
     ),
     "en": (
         "What is the difference between {a} and {b}", "Compare {a} and {b}", "Compare {a} with {b}", "Which is better, {a} or {b}",
         "How do {a} and {b} differ", "{a} or {b}", "{a} versus {b}", "Should I choose {a} or {b}", "Please compare {a} and {b}",
         "What are the differences between {a} and {b}", "Tell me the difference between {a} and {b}",
+        "Compare {a} to {b}", "{a} compared with {b}", "Which do you prefer, {a} or {b}",
     ),
 }  # fmt: skip
 _UNSEEN_FRAMES = {
@@ -41,7 +43,7 @@ class Comparison:
     name = "comparison"
     title_en = "Comparison of two things"
     title_zh = "比较两个事物"
-    weight = 0.9
+    weight = 1.5
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a pair, mostly within one group, and a wording."""
