@@ -262,7 +262,50 @@ def library() -> ctypes.CDLL | None:
         *[number, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer, pointer],
         *[size, size, size, size, size, number],
     ]
+    kernels.decode_block.restype = None
+    kernels.decode_block.argtypes = [
+        *[number, number, ctypes.POINTER(_Block), pointer, ctypes.c_float, pointer, pointer, pointer, pointer, pointer],
+        *[size, size, size, size, size, size, pointer, pointer, pointer, pointer, pointer, number],
+    ]
     return kernels
+
+
+class _Matrix(ctypes.Structure):
+    """A quantised layer, as the kernels know it."""
+
+    _fields_ = [
+        *[("weight", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p)],
+        *[("outputs", ctypes.c_int64), ("columns", ctypes.c_int64), ("bits", ctypes.c_int32), ("type", ctypes.c_int32)],
+    ]
+
+    @classmethod
+    def of(cls, layer) -> _Matrix:
+        weight, scale, bias = layer.weight, layer.weight_scale, layer.bias
+        return cls(
+            weight.data_ptr(),
+            scale.data_ptr(),
+            None if bias is None else bias.data_ptr(),
+            *weight.shape[:1],
+            layer.in_features,
+            layer.bits,
+            NUMBER_TYPES[scale.dtype if bias is None else bias.dtype],
+        )
+
+
+class _Norm(ctypes.Structure):
+    """A layer norm, as the kernels know it."""
+
+    _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("epsilon", ctypes.c_float)]
+
+    @classmethod
+    def of(cls, layer) -> _Norm:
+        return cls(layer.weight.data_ptr(), layer.bias.data_ptr(), layer.eps)
+
+
+class _Block(ctypes.Structure):
+    """A block's layers, in the order of use."""
+
+    _fields_ = [("norms", _Norm * 2), ("matrices", _Matrix * 4)]
 
 
 @functools.cache
@@ -449,6 +492,63 @@ def decode_attention(
         torch.get_num_threads(),
     )
     return context
+
+
+def decode_block(
+    hidden_states: torch.Tensor,
+    norms: tuple[torch.nn.LayerNorm, torch.nn.LayerNorm],
+    matrices: tuple,
+    residual_scale: float,
+    rotary: tuple[torch.Tensor, torch.Tensor],
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    position: int,
+    key_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Compute one block for one new token a row: norm, attention, norm, feed-forward layer, and both residuals.
+
+    Args:
+        hidden_states: `[b, 1, e]`; dtype as of `decode_attention`, and that of norms and biases.
+        norms: input and post-attention norm.
+        matrices: query_key_value, dense, dense_h_to_4h and dense_4h_to_h, `QuantizedLinear` all.
+        residual_scale: times which the normalised inputs are added.
+        rotary, keys, values, position, key_mask: see `decode_attention`.
+
+    Returns:
+        `[b, 1, e]`, what the block's layers would give one by one, with less rounding between them.
+    """
+    b, h, capacity, d = keys.shape
+    output = hidden_states.clone(memory_format=torch.contiguous_format)
+    cosine, sine = (table.contiguous() for table in rotary)
+    inner = matrices[2].out_features
+    work = torch.empty(b * (6 * h * d + inner) + b * h * (position + 1), dtype=torch.float32)
+    scratch = _Scratch(b, max(h * d, inner))
+    if key_mask is not None and key_mask.stride(1) != 1:
+        key_mask = key_mask.contiguous()
+    block = _Block((_Norm * 2)(*map(_Norm.of, norms)), (_Matrix * 4)(*map(_Matrix.of, matrices)))
+    library().decode_block(
+        PATHS[supported_paths()[-1]],
+        NUMBER_TYPES[output.dtype],
+        block,
+        output.data_ptr(),
+        residual_scale,
+        cosine.data_ptr(),
+        sine.data_ptr(),
+        keys.data_ptr(),
+        values.data_ptr(),
+        None if key_mask is None else key_mask.data_ptr(),
+        0 if key_mask is None else key_mask.stride(0),
+        b,
+        h,
+        d,
+        capacity,
+        position,
+        work.data_ptr(),
+        work.data_ptr() + 4 * b * (6 * h * d + inner),
+        *scratch.pointers,
+        torch.get_num_threads(),
+    )
+    return output
 
 
 def decode_attention_reference(

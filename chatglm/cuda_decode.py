@@ -111,7 +111,7 @@ class DecodeWeights:
     @classmethod
     def of(cls, model: nn.Module, device: torch.device, residual_scale: float) -> DecodeWeights | None:
         """Read a `ChatGLMForConditionalGeneration`; None if it is not the plain model, whole and on one CUDA device."""
-        if any(_is_intercepted(module) for module in model.modules()):
+        if any(is_intercepted(module) for module in model.modules()):
             return None
         transformer, config = model.transformer, model.config
         embedding = transformer.word_embeddings
@@ -154,7 +154,7 @@ class DecodeWeights:
         )
 
 
-def _is_intercepted(module: nn.Module) -> bool:
+def is_intercepted(module: nn.Module) -> bool:
     """Return whether calling the module does more than its class says: hooks, or a replaced `forward`."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 

@@ -32,7 +32,7 @@ from . import cpu_kernels
 # compat: transformers 4.4x copies the Python files of a checkpoint that this file names in just this form, no others
 from .configuration_chatglm import ChatGLMConfig
 from .cpu_kernels import KernelError  # noqa: F401
-from .cuda_decode import decode_step, release_graphs
+from .cuda_decode import decode_step, is_intercepted, release_graphs
 from .cuda_kernels import linear  # noqa: F401
 from .generation_chatglm import FiniteLogits, GenerationThread, OneLanguage, StopWhen
 from .quantization import BlockQuantizer, QuantizedLinear, tie_quantized_embeddings
@@ -432,8 +432,10 @@ class SelfAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         b, s, _ = hidden_states.shape
         mixed = self.query_key_value(hidden_states).view(b, s, self.num_attention_heads, 3, self.head_size)
-        if prefix is None and not output_attentions and self._decodes_in_c(mixed, cache):
-            context = self._decode(mixed[:, 0], rotary, plan, cache)
+        if prefix is None and not output_attentions and self.decodes_in_c(mixed, cache):
+            context = cpu_kernels.decode_attention(
+                mixed[:, 0], *self.decode_arguments(rotary, plan, cache)
+            )  # [b, h, d]
             return self.dense(context.view(b, 1, -1)), None
         rotated = apply_rotary(mixed[..., :2, :], *rotary)  # [b, s, h, 2, d]
         query, key = rotated[..., 0, :].transpose(1, 2), rotated[..., 1, :].transpose(1, 2)  # [b, h, s, d]
@@ -446,19 +448,22 @@ class SelfAttention(nn.Module):
         probabilities = attention_probabilities(query, key, plan) if output_attentions else None
         return self.dense(context.transpose(1, 2).reshape(b, s, -1)), probabilities
 
-    def _decodes_in_c(self, mixed: Tensor, cache: ChatGLMCache | None) -> bool:
+    def decodes_in_c(self, hidden_states: Tensor, cache: ChatGLMCache | None) -> bool:
+        """Return whether `cpu_kernels` can attend for these hidden states [b, s, ...]: those of a token a row."""
         # PyTorch's attention of a single token can take as long as all of an INT4 block's products
-        if mixed.shape[1] > 1 or not isinstance(self.dense, QuantizedLinear):
+        if hidden_states.shape[1] > 1 or not isinstance(self.dense, QuantizedLinear):
             return False
         if cache is None or len(cache.lengths) <= self.layer_id:  # a cache of rows with different lengths has none
             return False
-        return cache.keys[self.layer_id].dtype == mixed.dtype and cpu_kernels.can_attend(self.head_size, mixed)
+        same_dtype = cache.keys[self.layer_id].dtype == hidden_states.dtype
+        return same_dtype and cpu_kernels.can_attend(self.head_size, hidden_states)
 
-    def _decode(self, mixed: Tensor, rotary: tuple[Tensor, Tensor], plan: AttentionPlan, cache: ChatGLMCache) -> Tensor:
+    def decode_arguments(self, rotary: tuple[Tensor, Tensor], plan: AttentionPlan, cache: ChatGLMCache) -> tuple:
+        """Make place for a token in the cache; return what `cpu_kernels.decode_attention` takes besides its numbers."""
         keys, values, position = cache.append(self.layer_id)
         tables = rotary[0].view(-1, self.head_size), rotary[1].view(-1, self.head_size)  # [b, d]
         key_mask = None if plan.key_mask is None else plan.key_mask[:, 0, 0]  # [b, t]
-        return cpu_kernels.decode_attention(mixed, tables, keys, values, position, key_mask)
+        return tables, keys, values, position, key_mask
 
 
 class GLU(nn.Module):
@@ -492,6 +497,8 @@ class GLMBlock(nn.Module):
         prefix: tuple[Tensor, Tensor] | None = None,
         output_attentions: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
+        if prefix is None and not output_attentions and self._decodes_in_c(hidden_states, cache):
+            return self._decode(hidden_states, rotary, plan, cache), None
         attention_input = self.input_layernorm(hidden_states)
         attention_output, probabilities = self.attention(
             attention_input, rotary, plan, cache, prefix, output_attentions
@@ -499,6 +506,30 @@ class GLMBlock(nn.Module):
         hidden_states = torch.add(attention_output, attention_input, alpha=RESIDUAL_SCALE)
         mlp_input = self.post_attention_layernorm(hidden_states)
         return torch.add(self.mlp(mlp_input), mlp_input, alpha=RESIDUAL_SCALE), probabilities
+
+    def _parts(self) -> tuple[tuple[nn.Module, ...], tuple[nn.Module, ...]]:
+        """Return the norms and the matrices, in the order of use."""
+        attention, mlp = self.attention, self.mlp
+        matrices = attention.query_key_value, attention.dense, mlp.dense_h_to_4h, mlp.dense_4h_to_h
+        return (self.input_layernorm, self.post_attention_layernorm), matrices
+
+    def _decodes_in_c(self, hidden_states: Tensor, cache: ChatGLMCache | None) -> bool:
+        # a token's products take so little time that Python and PyTorch's small operations would add a tenth to it
+        attention = self.attention
+        if not attention.decodes_in_c(hidden_states, cache):
+            return False
+        norms, matrices = self._parts()
+        if any(type(matrix) is not QuantizedLinear or matrix.exact or matrix.bias is None for matrix in matrices):
+            return False
+        dtype = hidden_states.dtype
+        if any(part.bias.dtype != dtype for part in (*norms, *matrices)):
+            return False
+        return not any(is_intercepted(module) for module in (attention, self.mlp, *norms, *matrices))
+
+    def _decode(self, hidden_states: Tensor, rotary: tuple[Tensor, Tensor], plan: AttentionPlan, cache: ChatGLMCache):
+        return cpu_kernels.decode_block(
+            hidden_states, *self._parts(), RESIDUAL_SCALE, *self.attention.decode_arguments(rotary, plan, cache)
+        )
 
 
 class PrefixEncoder(nn.Module):

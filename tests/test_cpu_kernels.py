@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from chatglm import cpu_kernels
-from chatglm.quantization import dequantize_weight, input_gradient_reference, quantize_weight
+from chatglm.quantization import QuantizedLinear, dequantize_weight, input_gradient_reference, quantize_weight
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBER_TYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -267,6 +267,55 @@ def test_decode_attention_survives_scores_far_apart():
     mixed[0, 0, 0, 0], keys[0, 0, 2, 0] = 40.0, 20.0
     context = cpu_kernels.decode_attention(mixed, (torch.ones(1, 16), torch.zeros(1, 16)), keys, values, 3, None)
     assert torch.allclose(context[0, 0], torch.arange(32.0, 48.0))
+
+
+def block_layers(e, inner, bits, dtype):
+    """Return the norms and quantised matrices of a block, with random numbers of ordinary sizes."""
+    norms = tuple(torch.nn.LayerNorm(e).to(dtype) for _ in range(2))
+    matrices = []
+    for columns, outputs in ((e, 3 * e), (e, e), (e, inner), (inner, e)):
+        linear = torch.nn.Linear(columns, outputs)
+        linear.bias.normal_(std=0.3)
+        matrices.append(QuantizedLinear.from_linear(linear, bits).to(dtype))
+    for norm in norms:
+        norm.weight.normal_(1, 0.1)
+        norm.bias.normal_(0, 0.1)
+    return norms, tuple(matrices)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("b, h, d, inner, position", [(1, 4, 128, 2048, 30), (3, 2, 32, 320, 0), (14, 3, 16, 96, 5)])
+@pytest.mark.parametrize("dtype", NUMBER_TYPES)
+def test_decode_block_equals_its_layers_in_exact_arithmetic(dtype, b, h, d, inner, position, bits, masked):
+    torch.manual_seed(0)
+    norms, matrices = block_layers(h * d, inner, bits, dtype)
+    hidden, keys, values = (torch.randn(size).to(dtype) for size in ((b, 1, h * d), *[(b, h, position + 3, d)] * 2))
+    angle = torch.rand(b, d)
+    rotary = angle.cos().to(dtype), angle.sin().to(dtype)
+    mask = (torch.rand(b, position + 1) > 0.4).index_fill(1, torch.tensor([position]), True) if masked else None
+
+    def exact(matrix, input):
+        weight = dequantize_weight(matrix.weight, matrix.weight_scale, bits)
+        return torch.nn.functional.linear(input, weight, matrix.bias.float())
+
+    def norm(layer, input):
+        return torch.nn.functional.layer_norm(input, (h * d,), layer.weight.float(), layer.bias.float(), layer.eps)
+
+    first = norm(norms[0], hidden[:, 0].float())
+    mixed = exact(matrices[0], first).view(b, h, 3, d)
+    expected_keys, expected_values = keys.clone(), values.clone()
+    context = cpu_kernels.decode_attention_reference(mixed, rotary, expected_keys, expected_values, position, mask)
+    second = norm(norms[1], exact(matrices[1], context.reshape(b, -1)) + 7.5 * first)
+    inner_states = torch.nn.functional.gelu(exact(matrices[2], second), approximate="tanh")
+    expected = exact(matrices[3], inner_states) + 7.5 * second
+
+    output = cpu_kernels.decode_block(hidden, norms, matrices, 7.5, rotary, keys, values, position, mask)
+    tolerance = {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 8e-3}[dtype]  # activations have 8 bits
+    assert output.dtype == dtype and output.shape == hidden.shape
+    assert relative_error(output[:, 0], expected) < tolerance
+    assert relative_error(keys, expected_keys) < 1e-2 and relative_error(values, expected_values) < 1e-2
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------

@@ -412,6 +412,34 @@ def test_quantised_model_trains_its_prefix(random_model):
 
 
 @torch.no_grad()
+@torch.no_grad()
+@pytest.mark.skipif(not cpu_kernels.available(torch.float32), reason="needs a C compiler")
+def test_decoding_by_blocks_gives_way_to_hooks_and_to_exact_arithmetic(random_model, monkeypatch):
+    """A token goes through a block in one call, unless somebody listens to one of its layers or wants exact numbers."""
+    model = random_model.quantize(8).float()
+    calls, decode_block = [], cpu_kernels.decode_block
+    monkeypatch.setattr(cpu_kernels, "decode_block", lambda *a: calls.append(1) or decode_block(*a))
+    config = model.config
+    prompt = torch.tensor([[5, 6, 7, config.gmask_token_id, config.bos_token_id]])
+
+    def second_token():
+        calls.clear()
+        output = model(prompt, use_cache=True)
+        return model(torch.tensor([[9]]), past_key_values=output.past_key_values).logits
+
+    by_blocks = second_token()
+    assert len(calls) == config.num_layers
+    heard = []
+    handle = model.transformer.layers[0].mlp.dense_h_to_4h.register_forward_hook(lambda *_: heard.append(1))
+    by_layers = second_token()
+    assert len(calls) == config.num_layers - 1 and len(heard) == 2
+    handle.remove()
+    set_exact(model, True)
+    exact = second_token()
+    assert not calls
+    assert relative_error(by_blocks, by_layers) < 0.01 and relative_error(by_blocks, exact) < 0.02
+
+
 def test_quantised_model_works_without_kernels(random_model, no_kernels):
     input_ids = torch.tensor([[5, 6, 101, 104]])
     random_model.quantize(8)

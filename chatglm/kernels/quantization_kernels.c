@@ -754,17 +754,41 @@ int32_t supports_path(int32_t path) {
     return path == PORTABLE;
 }
 
-/* output[n, o] = weight_scale[o] * (input[n, :] . weight[o, :]) + bias[o]
- *
- * input [n, i], bias [o] or NULL, output [n, o]: elements of `type`; weight [o, i * bits / 8]; weight_scale [o], half.
- * levels: 1 or 2, for activations of 8 or 16 bits; with 2, each row is multiplied as two, see `quantize_block`.
- * quantized [k, n * levels, 512], scale [k, n * levels, 16], total [k, n * levels]: scratch. `threads` at least 1.
- */
-void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type, const void *input, int64_t rows,
-                        int64_t columns, const uint8_t *weight, const uint16_t *weight_scale, const void *bias,
-                        int64_t outputs, void *output, int8_t *quantized, float *scale, float *total, int32_t threads) {
-    const int64_t blocks = (columns + BLOCK - 1) / BLOCK;
-    const weights_t w = {weight, weight_scale, outputs, columns, columns * bits / 8, bits};
+/* e^x for x <= 0, to 2e-7: 2^whole times a polynomial in the rest */
+static inline float exponential(float x) {
+    const float power = x < -87 ? -125.0f : x * 1.44269504f, whole = rintf(power), t = (power - whole) * 0.693147181f;
+    const float fraction = 1 + t * (1 + t * (0.5f + t * (0.16666667f + t * (0.041666667f + t * 0.0083333333f))));
+    return fraction * bits_to_float((uint32_t)((int32_t)whole + 127) << 23);
+}
+
+/* x times the sigmoid of 2 sqrt(2 / pi) (x + 0.044715 x^3): the tanh form of GELU */
+static inline float gelu(float x) {
+    const float z = 1.59576912f * (x + 0.044715f * x * x * x), small = exponential(z < 0 ? z : -z);
+    return x * (z < 0 ? small : 1) / (1 + small);
+}
+
+typedef struct {
+    const uint8_t *weight;        /* [o, i * bits / 8] */
+    const uint16_t *scale;        /* [o], half */
+    const void *bias;             /* [o] or NULL */
+    int64_t outputs, columns;
+    int32_t bits, bias_type;
+} matrix_t;
+
+/* What is done with a product before it is stored: act = GELU, then residual_scale * residual [n, o] is added. */
+typedef struct {
+    const float *residual;        /* or NULL */
+    float residual_scale;
+    int32_t gelu;
+} epilogue_t;
+
+/* output[n, o] = act(scale[o] * (input[n, :] . weight[o, :]) + bias[o]) + ..., see `epilogue_t`; input and output have
+ * elements of their types. levels and scratch: see `multiply_quantized`. */
+static void multiply(int32_t path, const matrix_t *m, int32_t levels, const void *input, int32_t input_type, int64_t rows,
+                     const epilogue_t *epilogue, void *output, int32_t output_type, int8_t *quantized, float *scale,
+                     float *total, int32_t threads) {
+    const int64_t outputs = m->outputs, columns = m->columns, blocks = (columns + BLOCK - 1) / BLOCK;
+    const weights_t w = {m->weight, m->scale, outputs, columns, columns * m->bits / 8, m->bits};
     const activations_t a = {quantized, scale, total, rows * levels, blocks};
     const int many = (path == AVX512 || path == AVX2) && a.rows > FEW_ROWS;
     const int64_t tile_outputs = many ? MANY_OUTPUTS : FEW_OUTPUTS, tile_rows = many ? MANY_TILE_ROWS : FEW_ROWS;
@@ -782,7 +806,7 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
         for (int64_t unit = 0; unit < rows * blocks; unit++) {
             const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * levels;
             const int64_t count = columns - start < BLOCK ? columns - start : BLOCK;
-            quantize_block(input, type, n * columns + start, count, NULL, bits, levels, quantized + place * BLOCK,
+            quantize_block(input, input_type, n * columns + start, count, NULL, m->bits, levels, quantized + place * BLOCK,
                            scale + place * LANES, total + place);
         }
         OPENMP(omp for schedule(static))
@@ -791,8 +815,8 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
             const int64_t first = tile * tile_outputs;
             const int64_t count = outputs - first < tile_outputs ? outputs - first : tile_outputs;
             float output_scale[MANY_OUTPUTS], output_bias[MANY_OUTPUTS] = {0};
-            load_floats(weight_scale, FLOAT16, first, count, output_scale);
-            if (bias) load_floats(bias, type, first, count, output_bias);
+            load_floats(m->scale, FLOAT16, first, count, output_scale);
+            if (m->bias) load_floats(m->bias, m->bias_type, first, count, output_bias);
             for (int64_t row = 0; row < a.rows; row += tile_rows) {
                 const int64_t together = a.rows - row < tile_rows ? a.rows - row : tile_rows;
 #if defined(__x86_64__)
@@ -802,15 +826,34 @@ void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type
 #endif
                 few_rows(&w, first, count, &a, row, together, (float(*)[FEW_OUTPUTS])sums);
                 for (int64_t n = 0; n < together; n += levels) {
+                    const int64_t place = (row + n) / levels * outputs + first;
                     float *sum = sums + n * tile_outputs;
                     if (levels == 2)
                         for (int64_t o = 0; o < count; o++) sum[o] += sum[tile_outputs + o];
                     for (int64_t o = 0; o < count; o++) sum[o] = sum[o] * output_scale[o] + output_bias[o];
-                    store_floats(output, type, (row + n) / levels * outputs + first, count, sum);
+                    if (epilogue->gelu)
+                        for (int64_t o = 0; o < count; o++) sum[o] = gelu(sum[o]);
+                    if (epilogue->residual)
+                        for (int64_t o = 0; o < count; o++) sum[o] += epilogue->residual_scale * epilogue->residual[place + o];
+                    store_floats(output, output_type, place, count, sum);
                 }
             }
         }
     }
+}
+
+/* output[n, o] = weight_scale[o] * (input[n, :] . weight[o, :]) + bias[o]
+ *
+ * input [n, i], bias [o] or NULL, output [n, o]: elements of `type`; weight [o, i * bits / 8]; weight_scale [o], half.
+ * levels: 1 or 2, for activations of 8 or 16 bits; with 2, each row is multiplied as two, see `quantize_block`.
+ * quantized [k, n * levels, 512], scale [k, n * levels, 16], total [k, n * levels]: scratch. `threads` at least 1.
+ */
+void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type, const void *input, int64_t rows,
+                        int64_t columns, const uint8_t *weight, const uint16_t *weight_scale, const void *bias,
+                        int64_t outputs, void *output, int8_t *quantized, float *scale, float *total, int32_t threads) {
+    const matrix_t matrix = {weight, weight_scale, bias, outputs, columns, bits, type};
+    const epilogue_t none = {NULL, 0, 0};
+    multiply(path, &matrix, levels, input, type, rows, &none, output, type, quantized, scale, total, threads);
 }
 
 /* ---- gradient with respect to the input ---- */
@@ -992,13 +1035,6 @@ static inline __attribute__((always_inline)) float sum_lanes(floats_t values) {
     return lanes[0];
 }
 
-/* e^x for x <= 0, to 2e-7: 2^whole times a polynomial in the rest */
-static inline float exponential(float x) {
-    const float power = x < -87 ? -125.0f : x * 1.44269504f, whole = rintf(power), t = (power - whole) * 0.693147181f;
-    const float fraction = 1 + t * (1 + t * (0.5f + t * (0.16666667f + t * (0.041666667f + t * 0.0083333333f))));
-    return fraction * bits_to_float((uint32_t)((int32_t)whole + 127) << 23);
-}
-
 /* One head: scores[t] = softmax(query . key[t] / sqrt(d)), context = sum over t of scores[t] value[t]. */
 static inline __attribute__((always_inline)) void attend_head(const int32_t type, const int64_t parts, const float *query,
                                                               const void *key, const void *value, int64_t start,
@@ -1032,17 +1068,18 @@ static inline __attribute__((always_inline)) void attend_head(const int32_t type
  *
  * mixed [b, h, 3, d]: query, key and value; cosine, sine [b, d] as `rotary_tables` makes them; keys, values
  * [b, h, capacity, d], to be written at `position`; visible [b, mask_stride], 1 for keys that may be seen, or NULL;
- * context [b, h, d]: output; scores [b, h, position + 1]: scratch. Elements of `type`; d a multiple of 16, at most 256.
+ * context [b, h, d]: output; scores [b, h, position + 1]: scratch. Elements of `type`, mixed and context of `mixed_type`;
+ * d a multiple of 16, at most 256.
  */
-void decode_attention(int32_t type, const void *mixed, const void *cosine, const void *sine, void *keys, void *values,
-                      const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t batch,
-                      int64_t heads, int64_t size, int64_t capacity, int64_t position, int32_t threads) {
+static void attend(int32_t type, int32_t mixed_type, const void *mixed, const void *cosine, const void *sine, void *keys,
+                   void *values, const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t batch,
+                   int64_t heads, int64_t size, int64_t capacity, int64_t position, int32_t threads) {
     (void)threads; /* not used without OpenMP */
     OPENMP(omp parallel for num_threads(threads) schedule(static))
     for (int64_t unit = 0; unit < batch * heads; unit++) {
         const int64_t b = unit / heads, quarter = size / 4, start = unit * capacity * size, length = position + 1;
         float token[3 * LARGEST_HEAD], cos[LARGEST_HEAD], sin[LARGEST_HEAD], rotated[2 * LARGEST_HEAD];
-        load_floats(mixed, type, unit * 3 * size, 3 * size, token);
+        load_floats(mixed, mixed_type, unit * 3 * size, 3 * size, token);
         load_floats(cosine, type, b * size, size, cos);
         load_floats(sine, type, b * size, size, sin);
         for (int64_t i = 0; i < 2 * size; i++) { /* number i of a half turns with number i + d/4 */
@@ -1056,7 +1093,76 @@ void decode_attention(int32_t type, const void *mixed, const void *cosine, const
         const uint8_t *row_visible = visible ? visible + b * mask_stride : NULL;
         if (type == BFLOAT16 && size == 128)
             attend_head(BFLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
+        else if (type == FLOAT16 && size == 128)
+            attend_head(FLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
         else attend_head(type, size / LANES, rotated, keys, values, start, length, row_visible, row_scores, result);
-        store_floats(context, type, unit * size, size, result);
+        store_floats(context, mixed_type, unit * size, size, result);
     }
+}
+
+/* `attend` with everything of one type */
+void decode_attention(int32_t type, const void *mixed, const void *cosine, const void *sine, void *keys, void *values,
+                      const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t batch,
+                      int64_t heads, int64_t size, int64_t capacity, int64_t position, int32_t threads) {
+    attend(type, type, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, batch, heads, size,
+           capacity, position, threads);
+}
+
+/* ---- one block for one new token a row ---- */
+
+typedef struct {
+    const void *weight, *bias;    /* [e] */
+    float epsilon;
+} norm_t;
+
+typedef struct {
+    norm_t first, second;
+    matrix_t query_key_value, dense, dense_h_to_4h, dense_4h_to_h;
+} block_t;
+
+/* output [e] = the layer norm of input [e]; e a multiple of 16 */
+static void normalize(const norm_t *norm, int32_t type, const float *input, int64_t width, float *output) {
+    floats_t sum = {0}, squares = {0};
+    float chunk[BLOCK];
+    for (int64_t c = 0; c < width; c += LANES) sum += load_vector(input, FLOAT32, c);
+    const float mean = sum_lanes(sum) / (float)width;
+    for (int64_t c = 0; c < width; c += LANES) {
+        const floats_t centred = load_vector(input, FLOAT32, c) - mean;
+        squares += centred * centred;
+    }
+    const float factor = 1 / sqrtf(sum_lanes(squares) / (float)width + norm->epsilon);
+    for (int64_t c = 0; c < width; c++) output[c] = (input[c] - mean) * factor;
+    for (int64_t start = 0; start < width; start += BLOCK) {
+        const int64_t count = width - start < BLOCK ? width - start : BLOCK;
+        load_floats(norm->weight, type, start, count, chunk);
+        for (int64_t c = 0; c < count; c++) output[start + c] *= chunk[c];
+        load_floats(norm->bias, type, start, count, chunk);
+        for (int64_t c = 0; c < count; c++) output[start + c] += chunk[c];
+    }
+}
+
+/* Map hidden [b, e], elements of `type`, to what the block makes of it, in place; numbers in between are floats.
+ *
+ * cosine ... visible, heads ... position: see `attend`. work [b, 6 e + inner]: scratch, as are scores [b, h, position + 1]
+ * and the rest, see `multiply_quantized`, for the larger of e and inner columns.
+ */
+void decode_block(int32_t path, int32_t type, const block_t *block, void *hidden, float residual_scale, const void *cosine,
+                  const void *sine, void *keys, void *values, const uint8_t *visible, int64_t mask_stride, int64_t batch,
+                  int64_t heads, int64_t size, int64_t capacity, int64_t position, float *work, float *scores,
+                  int8_t *quantized, float *scale, float *total, int32_t threads) {
+    const int64_t width = heads * size;
+    float *residual = work, *mixed = residual + batch * width, *context = mixed + 3 * batch * width;
+    float *state = context + batch * width, *inner = state + batch * width;
+    const epilogue_t none = {NULL, 0, 0}, act = {NULL, 0, 1}, add = {residual, residual_scale, 0};
+    load_floats(hidden, type, 0, batch * width, state);
+    for (int64_t b = 0; b < batch; b++) normalize(&block->first, type, state + b * width, width, residual + b * width);
+    multiply(path, &block->query_key_value, 1, residual, FLOAT32, batch, &none, mixed, FLOAT32, quantized, scale, total,
+             threads);
+    attend(type, FLOAT32, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, batch, heads, size,
+           capacity, position, threads);
+    multiply(path, &block->dense, 1, context, FLOAT32, batch, &add, state, FLOAT32, quantized, scale, total, threads);
+    for (int64_t b = 0; b < batch; b++) normalize(&block->second, type, state + b * width, width, residual + b * width);
+    multiply(path, &block->dense_h_to_4h, 1, residual, FLOAT32, batch, &act, inner, FLOAT32, quantized, scale, total,
+             threads);
+    multiply(path, &block->dense_4h_to_h, 1, inner, FLOAT32, batch, &add, hidden, type, quantized, scale, total, threads);
 }
