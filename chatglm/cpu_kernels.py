@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -260,12 +261,12 @@ def library() -> ctypes.CDLL | None:
     kernels.decode_attention.restype = None
     kernels.decode_attention.argtypes = [
         *[number, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer, pointer],
-        *[size, size, size, size, size, number],
+        *[size, size, size, size, size, pointer, number],
     ]
     kernels.decode_block.restype = None
     kernels.decode_block.argtypes = [
         *[number, number, ctypes.POINTER(_Block), pointer, ctypes.c_float, pointer, pointer, pointer, pointer, pointer],
-        *[size, size, size, size, size, size, pointer, pointer, pointer, pointer, pointer, number],
+        *[size, size, size, size, size, size, pointer, pointer, pointer, pointer, pointer, pointer, number],
     ]
     return kernels
 
@@ -451,7 +452,7 @@ def decode_attention(
     rotary: tuple[torch.Tensor, torch.Tensor],
     keys: torch.Tensor,
     values: torch.Tensor,
-    position: int,
+    positions: Sequence[int],
     key_mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """Rotate one token's query and key, append its key and value to the cache, and attend to all that is cached.
@@ -459,9 +460,9 @@ def decode_attention(
     Args:
         mixed: `[b, h, 3, d]`, query, key and value; `d` a multiple of 16 and at most 256.
         rotary: cosine and signed sine, `[b, d]` each.
-        keys, values: the cache's buffers `[b, h, capacity, d]`, contiguous; written at `position`.
-        position: number of tokens cached so far.
-        key_mask: bool `[b, position + 1]`, false for keys that must not be seen, or None.
+        keys, values: the cache's buffers `[b or more, h, capacity, d]`, contiguous; written at `positions`.
+        positions: number of tokens that each of the `b` rows has cached so far.
+        key_mask: bool `[b, largest position + 1]`, false for keys that must not be seen, or None.
 
     Returns:
         `[b, h, d]`. All tensors have the same dtype: float32, float16 or bfloat16.
@@ -470,7 +471,8 @@ def decode_attention(
     mixed = mixed.contiguous()
     cosine, sine = (table.contiguous() for table in rotary)
     context = mixed.new_empty(b, h, d)
-    scores = torch.empty(b * h * (position + 1), dtype=torch.float32)
+    longest = max(positions) + 1
+    scores = torch.empty(b * h * longest, dtype=torch.float32)
     if key_mask is not None and key_mask.stride(1) != 1:
         key_mask = key_mask.contiguous()
     library().decode_attention(
@@ -484,11 +486,12 @@ def decode_attention(
         0 if key_mask is None else key_mask.stride(0),
         context.data_ptr(),
         scores.data_ptr(),
+        longest,
         b,
         h,
         d,
         keys.shape[2],
-        position,
+        (ctypes.c_int64 * b)(*positions),
         torch.get_num_threads(),
     )
     return context
@@ -502,7 +505,7 @@ def decode_block(
     rotary: tuple[torch.Tensor, torch.Tensor],
     keys: torch.Tensor,
     values: torch.Tensor,
-    position: int,
+    positions: Sequence[int],
     key_mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """Compute one block for one new token a row: norm, attention, norm, feed-forward layer, and both residuals.
@@ -512,16 +515,16 @@ def decode_block(
         norms: input and post-attention norm.
         matrices: query_key_value, dense, dense_h_to_4h and dense_4h_to_h, `QuantizedLinear` all.
         residual_scale: times which the normalised inputs are added.
-        rotary, keys, values, position, key_mask: see `decode_attention`.
+        rotary, keys, values, positions, key_mask: see `decode_attention`.
 
     Returns:
         `[b, 1, e]`, what the block's layers would give one by one, with less rounding between them.
     """
-    b, h, capacity, d = keys.shape
+    b, (_, h, capacity, d), longest = len(hidden_states), keys.shape, max(positions) + 1
     output = hidden_states.clone(memory_format=torch.contiguous_format)
     cosine, sine = (table.contiguous() for table in rotary)
     inner = matrices[2].out_features
-    work = torch.empty(b * (6 * h * d + inner) + b * h * (position + 1), dtype=torch.float32)
+    work = torch.empty(b * (6 * h * d + inner) + b * h * longest, dtype=torch.float32)
     scratch = _Scratch(b, max(h * d, inner))
     if key_mask is not None and key_mask.stride(1) != 1:
         key_mask = key_mask.contiguous()
@@ -538,11 +541,12 @@ def decode_block(
         values.data_ptr(),
         None if key_mask is None else key_mask.data_ptr(),
         0 if key_mask is None else key_mask.stride(0),
+        longest,
         b,
         h,
         d,
         capacity,
-        position,
+        (ctypes.c_int64 * b)(*positions),
         work.data_ptr(),
         work.data_ptr() + 4 * b * (6 * h * d + inner),
         *scratch.pointers,
@@ -556,7 +560,7 @@ def decode_attention_reference(
     rotary: tuple[torch.Tensor, torch.Tensor],
     keys: torch.Tensor,
     values: torch.Tensor,
-    position: int,
+    positions: Sequence[int],
     key_mask: torch.Tensor | None,
 ) -> torch.Tensor:
     """Compute what `decode_attention` does, and change the cache alike, by PyTorch in float32."""
@@ -565,13 +569,15 @@ def decode_attention_reference(
     cosine, sine = (table.float().view(b, 1, 1, d) for table in rotary)
     swapped = token.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
     rotated = token * cosine + swapped * sine
-    keys[:, :, position] = rotated[:, :, 1].to(keys.dtype)
-    values[:, :, position] = mixed[:, :, 2]
-    scores = (keys[:, :, : position + 1].float() @ rotated[:, :, 0, :, None])[..., 0] / d**0.5  # [b, h, t]
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask[:, None], float("-inf"))
-    probabilities = scores.softmax(dim=-1)[:, :, None]  # [b, h, 1, t]
-    return (probabilities @ values[:, :, : position + 1].float())[:, :, 0].to(mixed.dtype)
+    context = torch.empty(b, h, d)
+    for row, position in enumerate(positions):
+        keys[row, :, position] = rotated[row, :, 1].to(keys.dtype)
+        values[row, :, position] = mixed[row, :, 2]
+        scores = (keys[row, :, : position + 1].float() @ rotated[row, :, 0, :, None])[..., 0] / d**0.5  # [h, t]
+        if key_mask is not None:
+            scores = scores.masked_fill(~key_mask[row, : position + 1], float("-inf"))
+        context[row] = (scores.softmax(dim=-1)[:, None] @ values[row, :, : position + 1].float())[:, 0]
+    return context.to(mixed.dtype)
 
 
 class FileRows(NamedTuple):

@@ -236,12 +236,12 @@ class ChatGLMCache(Cache):
         self.lengths[layer_idx] = end
         return key[:, :, :end], value[:, :, :end]
 
-    def append(self, layer_idx: int) -> tuple[Tensor, Tensor, int]:
-        """Make place for one token in a layer; return its buffers [b, h, capacity, d] and the place, to be written."""
+    def append(self, layer_idx: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Make place for one token a row in a layer; return its buffers and the rows' places, to be written."""
         position = self.lengths[layer_idx]
         self._grow(layer_idx, position + 1)
         self.lengths[layer_idx] = position + 1
-        return self.keys[layer_idx], self.values[layer_idx], position
+        return self.keys[layer_idx], self.values[layer_idx], [position] * len(self.keys[layer_idx])
 
     def _grow(self, layer_idx: int, length: int) -> None:
         if length > self.keys[layer_idx].shape[2]:
@@ -453,17 +453,17 @@ class SelfAttention(nn.Module):
         # PyTorch's attention of a single token can take as long as all of an INT4 block's products
         if hidden_states.shape[1] > 1 or not isinstance(self.dense, QuantizedLinear):
             return False
-        if cache is None or len(cache.lengths) <= self.layer_id:  # a cache of rows with different lengths has none
+        if cache is None or len(cache.keys) <= self.layer_id:
             return False
         same_dtype = cache.keys[self.layer_id].dtype == hidden_states.dtype
         return same_dtype and cpu_kernels.can_attend(self.head_size, hidden_states)
 
     def decode_arguments(self, rotary: tuple[Tensor, Tensor], plan: AttentionPlan, cache: ChatGLMCache) -> tuple:
         """Make place for a token in the cache; return what `cpu_kernels.decode_attention` takes besides its numbers."""
-        keys, values, position = cache.append(self.layer_id)
+        keys, values, positions = cache.append(self.layer_id)
         tables = rotary[0].view(-1, self.head_size), rotary[1].view(-1, self.head_size)  # [b, d]
         key_mask = None if plan.key_mask is None else plan.key_mask[:, 0, 0]  # [b, t]
-        return tables, keys, values, position, key_mask
+        return tables, keys, values, positions, key_mask
 
 
 class GLU(nn.Module):

@@ -52,6 +52,10 @@ class BatchCache(ChatGLMCache):
         b, t = len(self.row_lengths), max(self.row_lengths) + 1
         return key[:b, :, :t], value[:b, :, :t]
 
+    def append(self, layer_idx: int) -> tuple[Tensor, Tensor, list[int]]:
+        """Return a layer's buffers and the rows' ends, where the CPU kernels write what `update` would."""
+        return self.keys[layer_idx], self.values[layer_idx], self.row_lengths
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the length of the longest row, P-Tuning prefix not counted."""
         return max(self.row_lengths) - self.prefix_length

@@ -251,9 +251,12 @@ def test_decode_attention_equals_its_reference(dtype, b, h, d, capacity, positio
         mask = torch.rand(b, position + 9) > 0.4
         mask[:, position] = True
         mask = mask[:, : position + 1]
+    positions = [max(0, position - row) for row in range(b)]
+    if masked:
+        mask[range(b), positions] = True  # a row sees at least its own token
     expected_keys, expected_values = keys.clone(), values.clone()
-    expected = cpu_kernels.decode_attention_reference(mixed, rotary, expected_keys, expected_values, position, mask)
-    context = cpu_kernels.decode_attention(mixed, rotary, keys, values, position, mask)
+    expected = cpu_kernels.decode_attention_reference(mixed, rotary, expected_keys, expected_values, positions, mask)
+    context = cpu_kernels.decode_attention(mixed, rotary, keys, values, positions, mask)
     tolerance = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
     assert relative_error(context, expected) < tolerance
     assert relative_error(keys, expected_keys) < tolerance and torch.equal(values, expected_values)
@@ -265,7 +268,7 @@ def test_decode_attention_survives_scores_far_apart():
     keys, values = torch.zeros(1, 1, 4, 16), torch.arange(64.0).view(1, 1, 4, 16)
     mixed = torch.zeros(1, 1, 3, 16)
     mixed[0, 0, 0, 0], keys[0, 0, 2, 0] = 40.0, 20.0
-    context = cpu_kernels.decode_attention(mixed, (torch.ones(1, 16), torch.zeros(1, 16)), keys, values, 3, None)
+    context = cpu_kernels.decode_attention(mixed, (torch.ones(1, 16), torch.zeros(1, 16)), keys, values, [3], None)
     assert torch.allclose(context[0, 0], torch.arange(32.0, 48.0))
 
 
@@ -291,10 +294,14 @@ def block_layers(e, inner, bits, dtype):
 def test_decode_block_equals_its_layers_in_exact_arithmetic(dtype, b, h, d, inner, position, bits, masked):
     torch.manual_seed(0)
     norms, matrices = block_layers(h * d, inner, bits, dtype)
-    hidden, keys, values = (torch.randn(size).to(dtype) for size in ((b, 1, h * d), *[(b, h, position + 3, d)] * 2))
+    hidden, keys, values = (torch.randn(size).to(dtype) for size in ((b, 1, h * d), *[(b + 1, h, position + 3, d)] * 2))
     angle = torch.rand(b, d)
     rotary = angle.cos().to(dtype), angle.sin().to(dtype)
-    mask = (torch.rand(b, position + 1) > 0.4).index_fill(1, torch.tensor([position]), True) if masked else None
+    positions = [max(0, position - row) for row in range(b)]
+    mask = None
+    if masked:
+        mask = torch.rand(b, position + 1) > 0.4
+        mask[range(b), positions] = True
 
     def exact(matrix, input):
         weight = dequantize_weight(matrix.weight, matrix.weight_scale, bits)
@@ -306,12 +313,12 @@ def test_decode_block_equals_its_layers_in_exact_arithmetic(dtype, b, h, d, inne
     first = norm(norms[0], hidden[:, 0].float())
     mixed = exact(matrices[0], first).view(b, h, 3, d)
     expected_keys, expected_values = keys.clone(), values.clone()
-    context = cpu_kernels.decode_attention_reference(mixed, rotary, expected_keys, expected_values, position, mask)
+    context = cpu_kernels.decode_attention_reference(mixed, rotary, expected_keys, expected_values, positions, mask)
     second = norm(norms[1], exact(matrices[1], context.reshape(b, -1)) + 7.5 * first)
     inner_states = torch.nn.functional.gelu(exact(matrices[2], second), approximate="tanh")
     expected = exact(matrices[3], inner_states) + 7.5 * second
 
-    output = cpu_kernels.decode_block(hidden, norms, matrices, 7.5, rotary, keys, values, position, mask)
+    output = cpu_kernels.decode_block(hidden, norms, matrices, 7.5, rotary, keys, values, positions, mask)
     tolerance = {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 8e-3}[dtype]  # activations have 8 bits
     assert output.dtype == dtype and output.shape == hidden.shape
     assert relative_error(output[:, 0], expected) < tolerance

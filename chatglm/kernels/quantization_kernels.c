@@ -1064,20 +1064,20 @@ static inline __attribute__((always_inline)) void attend_head(const int32_t type
     memcpy(context, sum, (size_t)size * sizeof(float));
 }
 
-/* Rotate one token's query and key, append its key and value to the cache, and attend to all that is cached.
+/* Rotate one token's query and key, append its key and value to the cache, and attend to all that its row has cached.
  *
  * mixed [b, h, 3, d]: query, key and value; cosine, sine [b, d] as `rotary_tables` makes them; keys, values
- * [b, h, capacity, d], to be written at `position`; visible [b, mask_stride], 1 for keys that may be seen, or NULL;
- * context [b, h, d]: output; scores [b, h, position + 1]: scratch. Elements of `type`, mixed and context of `mixed_type`;
- * d a multiple of 16, at most 256.
+ * [b, h, capacity, d], to be written at positions [b]; visible [b, mask_stride], 1 for keys that may be seen, or NULL;
+ * context [b, h, d]: output; scores [b, h, longest], longest the largest position + 1: scratch. Elements of `type`, mixed
+ * and context of `mixed_type`; d a multiple of 16, at most 256.
  */
 static void attend(int32_t type, int32_t mixed_type, const void *mixed, const void *cosine, const void *sine, void *keys,
-                   void *values, const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t batch,
-                   int64_t heads, int64_t size, int64_t capacity, int64_t position, int32_t threads) {
+                   void *values, const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t longest,
+                   int64_t batch, int64_t heads, int64_t size, int64_t capacity, const int64_t *positions, int32_t threads) {
     (void)threads; /* not used without OpenMP */
     OPENMP(omp parallel for num_threads(threads) schedule(static))
     for (int64_t unit = 0; unit < batch * heads; unit++) {
-        const int64_t b = unit / heads, quarter = size / 4, start = unit * capacity * size, length = position + 1;
+        const int64_t b = unit / heads, quarter = size / 4, start = unit * capacity * size, length = positions[b] + 1;
         float token[3 * LARGEST_HEAD], cos[LARGEST_HEAD], sin[LARGEST_HEAD], rotated[2 * LARGEST_HEAD];
         load_floats(mixed, mixed_type, unit * 3 * size, 3 * size, token);
         load_floats(cosine, type, b * size, size, cos);
@@ -1086,10 +1086,10 @@ static void attend(int32_t type, int32_t mixed_type, const void *mixed, const vo
             const int64_t pair = i / quarter % 2 ? i - quarter : i + quarter;
             rotated[i] = token[i] * cos[i % size] + token[pair] * sin[i % size];
         }
-        store_floats(keys, type, start + position * size, size, rotated + size);
-        store_floats(values, type, start + position * size, size, token + 2 * size);
+        store_floats(keys, type, start + positions[b] * size, size, rotated + size);
+        store_floats(values, type, start + positions[b] * size, size, token + 2 * size);
         for (int64_t i = 0; i < size; i++) rotated[i] /= sqrtf((float)size);
-        float result[LARGEST_HEAD], *row_scores = scores + unit * length;
+        float result[LARGEST_HEAD], *row_scores = scores + unit * longest;
         const uint8_t *row_visible = visible ? visible + b * mask_stride : NULL;
         if (type == BFLOAT16 && size == 128)
             attend_head(BFLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
@@ -1102,10 +1102,11 @@ static void attend(int32_t type, int32_t mixed_type, const void *mixed, const vo
 
 /* `attend` with everything of one type */
 void decode_attention(int32_t type, const void *mixed, const void *cosine, const void *sine, void *keys, void *values,
-                      const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t batch,
-                      int64_t heads, int64_t size, int64_t capacity, int64_t position, int32_t threads) {
-    attend(type, type, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, batch, heads, size,
-           capacity, position, threads);
+                      const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t longest,
+                      int64_t batch, int64_t heads, int64_t size, int64_t capacity, const int64_t *positions,
+                      int32_t threads) {
+    attend(type, type, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest, batch, heads,
+           size, capacity, positions, threads);
 }
 
 /* ---- one block for one new token a row ---- */
@@ -1143,13 +1144,13 @@ static void normalize(const norm_t *norm, int32_t type, const float *input, int6
 
 /* Map hidden [b, e], elements of `type`, to what the block makes of it, in place; numbers in between are floats.
  *
- * cosine ... visible, heads ... position: see `attend`. work [b, 6 e + inner]: scratch, as are scores [b, h, position + 1]
+ * cosine ... visible, longest ... positions: see `attend`. work [b, 6 e + inner]: scratch, as are scores [b, h, longest]
  * and the rest, see `multiply_quantized`, for the larger of e and inner columns.
  */
 void decode_block(int32_t path, int32_t type, const block_t *block, void *hidden, float residual_scale, const void *cosine,
-                  const void *sine, void *keys, void *values, const uint8_t *visible, int64_t mask_stride, int64_t batch,
-                  int64_t heads, int64_t size, int64_t capacity, int64_t position, float *work, float *scores,
-                  int8_t *quantized, float *scale, float *total, int32_t threads) {
+                  const void *sine, void *keys, void *values, const uint8_t *visible, int64_t mask_stride, int64_t longest,
+                  int64_t batch, int64_t heads, int64_t size, int64_t capacity, const int64_t *positions, float *work,
+                  float *scores, int8_t *quantized, float *scale, float *total, int32_t threads) {
     const int64_t width = heads * size;
     float *residual = work, *mixed = residual + batch * width, *context = mixed + 3 * batch * width;
     float *state = context + batch * width, *inner = state + batch * width;
@@ -1158,8 +1159,8 @@ void decode_block(int32_t path, int32_t type, const block_t *block, void *hidden
     for (int64_t b = 0; b < batch; b++) normalize(&block->first, type, state + b * width, width, residual + b * width);
     multiply(path, &block->query_key_value, 1, residual, FLOAT32, batch, &none, mixed, FLOAT32, quantized, scale, total,
              threads);
-    attend(type, FLOAT32, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, batch, heads, size,
-           capacity, position, threads);
+    attend(type, FLOAT32, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest, batch, heads,
+           size, capacity, positions, threads);
     multiply(path, &block->dense, 1, context, FLOAT32, batch, &add, state, FLOAT32, quantized, scale, total, threads);
     for (int64_t b = 0; b < batch; b++) normalize(&block->second, type, state + b * width, width, residual + b * width);
     multiply(path, &block->dense_h_to_4h, 1, residual, FLOAT32, batch, &act, inner, FLOAT32, quantized, scale, total,
