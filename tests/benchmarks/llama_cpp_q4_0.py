@@ -82,7 +82,9 @@ class LlamaCpp:
         self.quiet: Callable = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self.quiet, None)
         llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
+        options = llama_cpp.llama_model_default_params()
+        options.use_mmap = False  # pages of a mapped file can leave the memory between two measurements
+        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), options)
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx, parameters.n_seq_max = context * sequences, sequences
         parameters.n_batch = parameters.n_ubatch = 512
