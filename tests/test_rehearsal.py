@@ -22,5 +22,5 @@ def test_rehearsal_at_a_tiny_shape(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     rows = dict(re.findall(r"^\| ([\w-]+) \| [\d.]+ \| [\d.]+ GB \| [\d.]+ GB \| (.*) \|$", done.stdout, re.M))
     assert list(rows) == steps.split(",")
-    assert "8 shards" in rows["write"] and "1 file" in rows["convert-int4"] and "tokens in" in rows["api"]
+    assert "8 shards" in rows["write"] and "files: 1" in rows["convert-int4"] and "tokens in" in rows["api"]
     assert not (tmp_path / "made" / "float16").exists()

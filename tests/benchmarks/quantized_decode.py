@@ -165,19 +165,19 @@ def tuning_seconds(model: ChatGLMForConditionalGeneration, length: int) -> float
 
 
 def read_bandwidth(threads: int, size: int = 1 << 30) -> float:
-    """Return the bytes a second that threads read of a buffer, the best of 10 times."""
+    """Return the bytes a second that threads read of a buffer, the median of 10 times."""
     words = cpu_kernels.use_huge_pages(torch.empty(size // 8, dtype=torch.int64)).fill_(1)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "read_bandwidth.so"
         cpu_kernels.compile_kernels(Path(__file__).with_name("read_bandwidth.c"), target)
         sum_words = ctypes.CDLL(str(target)).sum_words
     sum_words.argtypes, sum_words.restype = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32], ctypes.c_uint64
-    best = float("inf")
+    times = []
     for _ in range(10):
         start = time.perf_counter()
         assert sum_words(words.data_ptr(), len(words), threads) == len(words)
-        best = min(best, time.perf_counter() - start)
-    return size / best
+        times.append(time.perf_counter() - start)
+    return size / statistics.median(times)
 
 
 def token_bytes(model: ChatGLMForConditionalGeneration) -> int:
@@ -219,12 +219,13 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     model = load(folder)
     single = None
     for length in arguments.prompts:
+        before = read_bandwidth(threads)  # of a shared machine it changes by half from minute to minute
         seconds = token_seconds(model, length, 1, tokens)
+        share = token_bytes(model) / seconds / statistics.mean((before, read_bandwidth(threads)))
         single = single or seconds
         llama = llama_seconds(gguf, length, 1, tokens, 1)[1] if has_llama else None
-        share = token_bytes(model) / seconds / bandwidth[threads]
         versus = [f"{1 / llama:.2f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
-        note = f"{100 * share:.0f} % of the read bandwidth"
+        note = f"{100 * share:.0f} % of the read bandwidth before and after"
         row(f"decode, prompt {length}", f"{1 / seconds:.2f} tokens/s", *versus, note)
     length = arguments.prompts[-1]
     seconds = median(lambda: prompt_seconds(model, length), repeats)

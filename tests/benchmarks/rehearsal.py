@@ -104,7 +104,7 @@ def convert(arguments: argparse.Namespace, name: str) -> str:
     target = arguments.folder / name
     shutil.rmtree(target, ignore_errors=True)
     convert_checkpoint(arguments.folder / "float16", target, *QUANTISED[name])
-    return f"{size(target)}, {len(list(target.glob('*.safetensors')))} shards"
+    return f"{size(target)}, files: {len(list(target.glob('*.safetensors')))}"
 
 
 def tune(arguments: argparse.Namespace) -> str:
