@@ -148,12 +148,13 @@ def unpack_first() -> Iterator[None]:
     def input_gradient(gradient, weight, weight_scale, bits):
         return gradient @ quantization.dequantize_weight(weight, weight_scale, bits, gradient.dtype)
 
-    own = quantization._linear, cpu_kernels.input_gradient
+    own = quantization._linear, cpu_kernels.input_gradient, cpu_kernels.can_attend
     quantization._linear, cpu_kernels.input_gradient = linear, input_gradient
+    cpu_kernels.can_attend = lambda *_: False  # else a token goes through a block in one call
     try:
         yield
     finally:
-        quantization._linear, cpu_kernels.input_gradient = own
+        quantization._linear, cpu_kernels.input_gradient, cpu_kernels.can_attend = own
 
 
 def tuning_seconds(model: ChatGLMForConditionalGeneration, length: int) -> float:
