@@ -272,6 +272,20 @@ def test_decode_attention_survives_scores_far_apart():
     assert torch.allclose(context[0, 0], torch.arange(32.0, 48.0))
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", [(33, 1500), (16, 512), (70, 4096)])
+def test_a_rows_numbers_do_not_depend_on_how_many_rows_there_are(bits, shape):
+    """So an answer is the same alone and beside 31 others, to the last bit; on AVX-512 the order of sums differs."""
+    path = [path for path in cpu_kernels.supported_paths() if path != "avx512"][-1]
+    torch.manual_seed(0)
+    packed, weight_scale = quantize_weight(torch.randn(shape), bits)
+    rows = torch.randn(32, shape[1])
+    alone = torch.cat([cpu_kernels.linear(row[None], packed, weight_scale, bits, path=path) for row in rows])
+    for count in (2, 3, 5, 8, 12, 13, 31, 32):
+        together = cpu_kernels.linear(rows[:count], packed, weight_scale, bits, path=path)
+        assert torch.equal(together, alone[:count]), count
+
+
 def block_layers(e, inner, bits, dtype):
     """Return the norms and quantised matrices of a block, with random numbers of ordinary sizes."""
     norms = tuple(torch.nn.LayerNorm(e).to(dtype) for _ in range(2))

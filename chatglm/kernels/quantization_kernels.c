@@ -52,6 +52,7 @@ enum { BLOCK = 512, STEPS = 8, LANES = 16, STEP_BYTES = 64 };
 enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };                     /* element types, numbered as in cpu_kernels.py */
 enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };               /* paths, numbered as in cpu_kernels.py */
 enum { FEW_OUTPUTS = 16, FEW_ROWS = 12 };                            /* largest tile of the few-row kernels */
+enum { MOST_FEW_ROWS_AVX2 = 32 };   /* with more, panels are faster; with less, all answers of a batch are as if alone */
 enum { MANY_OUTPUTS = 64, MANY_TILE_ROWS = 264, PANEL_GROUPS = 8 };  /* largest tile of the many-row kernels */
 enum { PANEL_OUTPUTS = 16 };                                         /* weight rows of an AVX2 panel */
 #ifndef ONE_STREAM_BLOCKS
@@ -303,6 +304,45 @@ AVX2_INLINE float dot_avx2(const int bits, const weights_t *w, int64_t output, c
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
+/* lane_sums[n][0..1] += one block of a weight row times `rows` (1 to 8) activation rows; the weights are unpacked once */
+AVX2_INLINE void dot_block_avx2(const int bits, const uint8_t *source, const int8_t *q, const float *scale, const int rows,
+                                __m256 *lane_sums) {
+    const int steps = 8 / bits;
+    for (int half = 0; half < 2; half++) {
+        __m256i integer[8]; /* of 8 lanes each */
+        UNROLL
+        for (int n = 0; n < rows; n++) integer[n] = _mm256_setzero_si256();
+        UNROLL
+        for (int step = 0; step < STEPS; step += steps) {
+            __m256i weight[2] = {_mm256_loadu_si256((const __m256i *)(source + step / steps * STEP_BYTES + half * 32))};
+            if (bits == 4) unpack_avx2(weight[0], weight);
+            UNROLL
+            for (int n = 0; n < rows; n++)
+                UNROLL
+                for (int s = 0; s < steps; s++) {
+                    const int8_t *x = q + n * BLOCK + (step + s) * STEP_BYTES + half * 32;
+                    integer[n] = add_products_avx2(bits, integer[n], weight[s], _mm256_loadu_si256((const __m256i *)x));
+                }
+        }
+        UNROLL
+        for (int n = 0; n < rows; n++) {
+            __m256 *sum = lane_sums + n * FEW_OUTPUTS * 2 + half;
+            *sum = _mm256_fmadd_ps(lanes_avx2(bits, integer[n]), _mm256_loadu_ps(scale + n * LANES + half * 8), *sum);
+        }
+    }
+}
+
+/* `dot_block_avx2` for 8, 4, 2 or 1 rows; returns how many it took */
+AVX2_INLINE int64_t dot_rows_avx2(const int bits, const uint8_t *source, const int8_t *q, const float *scale, int64_t rows,
+                                  __m256 *lane_sums) {
+    const int taken = rows >= 8 ? 8 : rows >= 4 ? 4 : rows >= 2 ? 2 : 1;
+    if (taken == 8) dot_block_avx2(bits, source, q, scale, 8, lane_sums);
+    else if (taken == 4) dot_block_avx2(bits, source, q, scale, 4, lane_sums);
+    else if (taken == 2) dot_block_avx2(bits, source, q, scale, 2, lane_sums);
+    else dot_block_avx2(bits, source, q, scale, 1, lane_sums);
+    return taken;
+}
+
 /* Transpose 8 x 8 numbers of 32 bits. */
 AVX2_INLINE void transpose_avx2(__m256i v[8]) {
     __m256i t[8];
@@ -324,6 +364,41 @@ AVX2_INLINE void transpose_avx2(__m256i v[8]) {
         v[j] = _mm256_permute2x128_si256(u[j], u[j + 4], 0x20);
         v[j + 4] = _mm256_permute2x128_si256(u[j], u[j + 4], 0x31);
     }
+}
+
+/* sums [rows][16] = dot products of 16 weight rows with up to 12 activation rows. A block's columns of all weight rows are
+ * taken before the next block's, so that activations stay in the L1 cache, while the next tile is fetched in the order of
+ * memory. All is added in the order of `dot_avx2`: a row's sums do not depend on how many rows there are. */
+AVX2_INLINE void few_rows_avx2(const int bits, const weights_t *w, int64_t output, const activations_t *a, int64_t row,
+                               int64_t rows, float *sums) {
+    __m256 lane_sums[FEW_ROWS * FEW_OUTPUTS * 2];
+    uint8_t padded[BLOCK];
+    const uint8_t *ahead = w->packed + (output + FEW_OUTPUTS) * w->row_bytes;
+    memset(lane_sums, 0, (size_t)rows * FEW_OUTPUTS * 2 * sizeof *lane_sums);
+    for (int64_t k = 0; k < a->blocks; k++)
+        for (int64_t o = 0; o < FEW_OUTPUTS; o++) { /* outputs past the last repeat it; their sums are not stored */
+            const int64_t index = output + o < w->outputs ? output + o : w->outputs - 1;
+            const uint8_t *source = weight_block(w, index, k, padded);
+            for (int line = 0; line < bits; line++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+            for (int64_t n = 0; n < rows;)
+                n += dot_rows_avx2(bits, source, a->quantized + (k * a->rows + row + n) * BLOCK,
+                                   a->scale + (k * a->rows + row + n) * LANES, rows - n,
+                                   lane_sums + (n * FEW_OUTPUTS + o) * 2);
+        }
+    for (int64_t n = 0; n < rows; n++)
+        for (int64_t first = 0; first < FEW_OUTPUTS; first += 8) {
+            __m256i v[8];
+            for (int o = 0; o < 8; o++) {
+                const __m256 *sum = lane_sums + (n * FEW_OUTPUTS + first + o) * 2;
+                v[o] = _mm256_castps_si256(_mm256_add_ps(sum[0], sum[1]));
+            }
+            transpose_avx2(v);
+            __m256 lane[8];
+            for (int i = 0; i < 8; i++) lane[i] = _mm256_castsi256_ps(v[i]);
+            const __m256 even = _mm256_add_ps(_mm256_add_ps(lane[0], lane[4]), _mm256_add_ps(lane[2], lane[6]));
+            const __m256 odd = _mm256_add_ps(_mm256_add_ps(lane[1], lane[5]), _mm256_add_ps(lane[3], lane[7]));
+            _mm256_storeu_ps(sums + n * FEW_OUTPUTS + first, _mm256_add_ps(even, odd));
+        }
 }
 
 /* One block of 16 weight rows -> panel [16 lanes][8 steps][16 outputs][4 bytes]; unsigned if INT4, as it is if INT8.
@@ -411,6 +486,8 @@ AVX2_INLINE void rows_avx2_fixed(const int bits, const weights_t *w, int64_t out
     if (rows == 1 && tile_outputs == FEW_OUTPUTS) {
         for (int64_t o = 0; o < FEW_OUTPUTS; o++)
             sums[o] = output + o < w->outputs ? dot_avx2(bits, w, output + o, a, row) : 0;
+    } else if (tile_outputs == FEW_OUTPUTS) {
+        few_rows_avx2(bits, w, output, a, row, rows, sums);
     } else {
         _Alignas(32) uint8_t panel[BLOCK * PANEL_OUTPUTS];
         const uint8_t *ahead = w->packed + (output + tile_outputs) * w->row_bytes;
@@ -790,7 +867,7 @@ static void multiply(int32_t path, const matrix_t *m, int32_t levels, const void
     const int64_t outputs = m->outputs, columns = m->columns, blocks = (columns + BLOCK - 1) / BLOCK;
     const weights_t w = {m->weight, m->scale, outputs, columns, columns * m->bits / 8, m->bits};
     const activations_t a = {quantized, scale, total, rows * levels, blocks};
-    const int many = (path == AVX512 || path == AVX2) && a.rows > FEW_ROWS;
+    const int many = (path == AVX512 && a.rows > FEW_ROWS) || (path == AVX2 && a.rows > MOST_FEW_ROWS_AVX2);
     const int64_t tile_outputs = many ? MANY_OUTPUTS : FEW_OUTPUTS, tile_rows = many ? MANY_TILE_ROWS : FEW_ROWS;
     const int64_t tiles = (outputs + tile_outputs - 1) / tile_outputs;
     few_rows_t *few_rows = few_rows_portable;
