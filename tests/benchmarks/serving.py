@@ -359,9 +359,11 @@ async def compare(name: str, ports: dict[str, int], arguments: argparse.Namespac
         f"original's queue, {'' if happened else 'at least '}{original / here:.0f} times as long"
     )
     path = name if Path(name).is_dir() else EMBEDDED_CHECKPOINT
-    pause = await measure_pause(ports["here"], ChatGLMTokenizer.from_pretrained(path), arguments.prompt_tokens)
+    config = ChatGLMConfig() if name == "quarter" else ChatGLMConfig.from_pretrained(path)
+    length = min(arguments.prompt_tokens, config.max_sequence_length - 100)
+    pause = await measure_pause(ports["here"], ChatGLMTokenizer.from_pretrained(path), length)
     print(
-        f"- a {arguments.prompt_tokens}-token prompt arrives: the longest pause of a running stream is "
+        f"- a {length}-token prompt arrives: the longest pause of a running stream is "
         f"{1000 * pause['pause']:.0f} ms (a token takes {1000 * pause['token before']:.0f} ms before it comes; reading "
         f"it takes {1000 * pause['prompt alone']:.0f} ms alone, {1000 * pause['prompt meanwhile']:.0f} ms beside the "
         "stream)\n",
