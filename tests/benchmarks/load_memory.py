@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from tests.conftest import ROOT
 
 LOAD = """
@@ -36,6 +36,12 @@ weights = sum({p.data_ptr(): p.numel() * p.element_size() for p in model.paramet
 touched = sum(float(p.flatten()[::4096].float().sum()) for p in model.parameters())
 print("RESULT", weights, memory.resident, memory.own, seconds)
 """
+
+
+def special_ids(tokenizer: ChatGLMTokenizer) -> dict[str, int]:
+    """Return a vocabulary's special token ids, by their names in a configuration."""
+    names = ("bos_token_id", "eos_token_id", "gmask_token_id", "mask_token_id", "pad_token_id")
+    return {name: getattr(tokenizer, name) for name in names}
 
 
 def write_checkpoint(folder: Path, num_layers: int, file_format: str, shards: int = 8, **config_keys) -> None:

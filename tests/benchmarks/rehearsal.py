@@ -29,7 +29,7 @@ from tqdm import tqdm
 import utils
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from chatglm.conversion import convert_checkpoint
-from tests.benchmarks.load_memory import write_checkpoint
+from tests.benchmarks.load_memory import special_ids, write_checkpoint
 from tests.benchmarks.peak_memory import PeakMemory
 from tests.conftest import ROOT
 
@@ -54,10 +54,8 @@ def write(arguments: argparse.Namespace) -> str:
     """Write the half-precision checkpoint."""
     folder = arguments.folder / "float16"
     tokenizer = ChatGLMTokenizer.from_pretrained(arguments.tokenizer)
-    names = ("bos_token_id", "eos_token_id", "gmask_token_id", "mask_token_id", "pad_token_id")
-    ids = {name: getattr(tokenizer, name) for name in names}
     shape = {"hidden_size": arguments.hidden_size, "num_attention_heads": arguments.num_attention_heads}
-    write_checkpoint(folder, arguments.num_layers, "bin", **shape, **ids)
+    write_checkpoint(folder, arguments.num_layers, "bin", **shape, **special_ids(tokenizer))
     for name in TOKENIZER_FILES:
         shutil.copy(arguments.tokenizer / name, folder)
     return f"{size(folder)}, {len(list(folder.glob('*.bin')))} shards"

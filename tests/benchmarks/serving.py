@@ -37,6 +37,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from tests.benchmarks.load_memory import special_ids
 from utils import EMBEDDED_CHECKPOINT, ModelArguments, choose_device, choose_dtype, load_model_and_tokenizer
 
 WAYS = ("original", "here")
@@ -50,7 +51,8 @@ QUARTER_LAYERS = 7
 
 def quarter_model(device: torch.device) -> ChatGLMForConditionalGeneration:
     """Return 7 of the 28 layers of ChatGLM-6B and its whole output layer, random INT4 weights."""
-    config = ChatGLMConfig(num_layers=QUARTER_LAYERS, quantization_bit=4)
+    ids = special_ids(ChatGLMTokenizer.from_pretrained(EMBEDDED_CHECKPOINT))
+    config = ChatGLMConfig(num_layers=QUARTER_LAYERS, quantization_bit=4, **ids)
     torch.set_default_dtype(torch.float16)
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config)
