@@ -6,8 +6,9 @@
 
 The routes are those of api.py. On a cluster, `ray start --head` runs on one machine and `ray start --address HEAD:6379`
 on the others; then the second command, on the first machine, puts the replicas there and ends. Given again, also with
-another model, it replaces them one by one: a replica goes when a new one is ready and its own answers have ended
-(--drain-seconds). `serve status` shows them, `serve shutdown` ends them. The model's path must exist on each machine.
+another model, it replaces them one by one: a replica ends its own answers (--drain-seconds) while the others go on, and
+the next one follows when the new one is ready. `serve status` shows them, `serve shutdown` ends them. The model's path
+must exist on each machine.
 """
 
 import sys

@@ -17,6 +17,7 @@ from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_openai import ChatOpenAI
+from openai import APIConnectionError, BadRequestError
 from sentence_transformers import SentenceTransformer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +82,14 @@ def main() -> None:
     store = InMemoryVectorStore(LocalEmbeddings(arguments.embeddings or bundled_model()))
     store.add_documents(read_documents(arguments.documents))
     chat = ChatOpenAI(base_url=arguments.base_url, api_key="EMPTY", model="chatglm-6b", temperature=0, max_tokens=300)
-    answer, found = ask(arguments.question, store, chat, arguments.paragraphs)
+    try:
+        answer, found = ask(arguments.question, store, chat, arguments.paragraphs)
+    except BadRequestError as error:
+        raise SystemExit(
+            f"error: {error.message}; --paragraphs 1 gives fewer notes, --documents shorter ones"
+        ) from None
+    except APIConnectionError:
+        raise SystemExit(f"error: nothing answers at {arguments.base_url}; start api.py first") from None
     print(answer)
     for document in found:
         print(f"\n[{document.metadata['source']}] {document.page_content[:200]}")
