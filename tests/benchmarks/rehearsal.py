@@ -5,10 +5,11 @@
     python -m tests.benchmarks.rehearsal FOLDER --device cuda
     python -m tests.benchmarks.rehearsal FOLDER --only write,chat-3gb
 
-Writes the half-precision checkpoint (8 `.bin` shards with their index, as published) and the quantised ones into
-FOLDER. Each step runs in a process of its own, which is measured; the result is one Markdown table. "Peak memory" is
-the process' largest resident memory, pages of mapped files included; "own" is without them, as the system can drop
-those at any time. A checkpoint that is there is used again; --keep leaves what was written.
+Writes the half-precision checkpoint (8 `.bin` shards with their index) and the quantised ones (one `.bin` file each),
+as they are published, into FOLDER. Each step runs in a process of its own, which is measured; the result is one
+Markdown table. "Peak memory" is the process' largest resident memory, pages of mapped files included; "own" is without
+them, as the system can drop those at any time. A checkpoint that is there is used again; --keep leaves what was
+written.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 import utils
@@ -106,6 +108,17 @@ def convert(arguments: argparse.Namespace, name: str) -> str:
     return f"{size(target)}, files: {len(list(target.glob('*.safetensors')))}"
 
 
+def put_into_one_file(arguments: argparse.Namespace, name: str) -> str:
+    """Put a converted checkpoint into one `.bin` file, as the published ones are."""
+    folder = arguments.folder / name
+    shards = sorted(folder.glob("*.safetensors"))
+    weights = {key: weight for shard in shards for key, weight in load_file(shard).items()}
+    torch.save(weights, folder / "pytorch_model.bin")
+    for file in (*shards, *folder.glob("*.index.json")):
+        file.unlink()
+    return f"{size(folder)}, files: {len(list(folder.glob('*.bin')))}"
+
+
 def tune(arguments: argparse.Namespace) -> str:
     """Train a P-Tuning v2 prefix for one step on the INT4 weights."""
     folder = arguments.folder / "int4"
@@ -161,6 +174,7 @@ STEPS: dict[str, Callable[[argparse.Namespace], str]] = {
     "chat-3gb": lambda arguments: chat(arguments, max_memory=arguments.max_memory),
     "quantise": quantise,
     **{f"convert-{name}": lambda arguments, name=name: convert(arguments, name) for name in QUANTISED},
+    **{f"one-file-{name}": lambda arguments, name=name: put_into_one_file(arguments, name) for name in QUANTISED},
     **{f"chat-{name}": lambda arguments, name=name: chat(arguments, name) for name in QUANTISED},
     "stream": stream,
     "p-tuning": tune,
