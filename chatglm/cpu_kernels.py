@@ -447,6 +447,28 @@ def can_attend(head_size: int, tensor: torch.Tensor) -> bool:
     return fits and tensor.device.type == "cpu" and not torch.is_grad_enabled() and available(tensor.dtype)
 
 
+class _Cached:
+    """Arguments of the kernels that say where keys and values are cached, and what new ones turn by and may see."""
+
+    def __init__(
+        self,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: Sequence[int],
+        key_mask: torch.Tensor | None,
+    ) -> None:
+        if key_mask is not None and key_mask.stride(1) != 1:
+            key_mask = key_mask.contiguous()
+        # held here, so that what was copied outlives the call
+        self.tensors = *(table.contiguous() for table in rotary), keys, values
+        self.key_mask, self.longest = key_mask, max(positions) + 1
+        mask = (None, 0) if key_mask is None else (key_mask.data_ptr(), key_mask.stride(0))
+        self.pointers = *(tensor.data_ptr() for tensor in self.tensors), *mask
+        b, (_, h, capacity, d) = len(positions), keys.shape
+        self.sizes = self.longest, b, h, d, capacity, (ctypes.c_int64 * b)(*positions)
+
+
 def decode_attention(
     mixed: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],
@@ -469,29 +491,16 @@ def decode_attention(
     """
     b, h, _, d = mixed.shape
     mixed = mixed.contiguous()
-    cosine, sine = (table.contiguous() for table in rotary)
     context = mixed.new_empty(b, h, d)
-    longest = max(positions) + 1
-    scores = torch.empty(b * h * longest, dtype=torch.float32)
-    if key_mask is not None and key_mask.stride(1) != 1:
-        key_mask = key_mask.contiguous()
+    cached = _Cached(rotary, keys, values, positions, key_mask)
+    scores = torch.empty(b * h * cached.longest, dtype=torch.float32)
     library().decode_attention(
         NUMBER_TYPES[mixed.dtype],
         mixed.data_ptr(),
-        cosine.data_ptr(),
-        sine.data_ptr(),
-        keys.data_ptr(),
-        values.data_ptr(),
-        None if key_mask is None else key_mask.data_ptr(),
-        0 if key_mask is None else key_mask.stride(0),
+        *cached.pointers,
         context.data_ptr(),
         scores.data_ptr(),
-        longest,
-        b,
-        h,
-        d,
-        keys.shape[2],
-        (ctypes.c_int64 * b)(*positions),
+        *cached.sizes,
         torch.get_num_threads(),
     )
     return context
@@ -520,14 +529,13 @@ def decode_block(
     Returns:
         `[b, 1, e]`, what the block's layers would give one by one, with less rounding between them.
     """
-    b, (_, h, capacity, d), longest = len(hidden_states), keys.shape, max(positions) + 1
+    b, _, width = hidden_states.shape
     output = hidden_states.clone(memory_format=torch.contiguous_format)
-    cosine, sine = (table.contiguous() for table in rotary)
+    cached = _Cached(rotary, keys, values, positions, key_mask)
     inner = matrices[2].out_features
-    work = torch.empty(b * (6 * h * d + inner) + b * h * longest, dtype=torch.float32)
-    scratch = _Scratch(b, max(h * d, inner))
-    if key_mask is not None and key_mask.stride(1) != 1:
-        key_mask = key_mask.contiguous()
+    numbers = b * (6 * width + inner)
+    work = torch.empty(numbers + b * keys.shape[1] * cached.longest, dtype=torch.float32)
+    scratch = _Scratch(b, max(width, inner))
     block = _Block((_Norm * 2)(*map(_Norm.of, norms)), (_Matrix * 4)(*map(_Matrix.of, matrices)))
     library().decode_block(
         PATHS[supported_paths()[-1]],
@@ -535,20 +543,10 @@ def decode_block(
         block,
         output.data_ptr(),
         residual_scale,
-        cosine.data_ptr(),
-        sine.data_ptr(),
-        keys.data_ptr(),
-        values.data_ptr(),
-        None if key_mask is None else key_mask.data_ptr(),
-        0 if key_mask is None else key_mask.stride(0),
-        longest,
-        b,
-        h,
-        d,
-        capacity,
-        (ctypes.c_int64 * b)(*positions),
+        *cached.pointers,
+        *cached.sizes,
         work.data_ptr(),
-        work.data_ptr() + 4 * b * (6 * h * d + inner),
+        work.data_ptr() + 4 * numbers,
         *scratch.pointers,
         torch.get_num_threads(),
     )
