@@ -55,13 +55,23 @@ def rare_character(rng: random.Random) -> str:
             continue  # five cells at the end of the table are empty
 
 
+def doubled(rng: random.Random, characters: list[str]) -> str:
+    """Join characters; one in six is said twice, as in 妹妹 and 丽丽, or copying would never learn where such a pair ends."""
+    return "".join(character * (2 if rng.random() < 1 / 6 else 1) for character in characters)
+
+
 def person_zh(rng: random.Random, split: str) -> str:
     """Return a Chinese full name of two to four characters."""
 
     def given() -> str:
         return rare_character(rng) if rng.random() < 0.15 else rng.choice(GIVEN_CHARACTERS)
 
-    return draw(rng, lambda: rng.choice(SURNAMES) + given() + (given() if rng.random() < 0.6 else ""), split)
+    def full() -> str:
+        first = given()
+        second = first if rng.random() < 0.08 else given() if rng.random() < 0.6 else ""
+        return rng.choice(SURNAMES) + first + second
+
+    return draw(rng, full, split)
 
 
 def person_en(rng: random.Random, split: str) -> str:

@@ -3,7 +3,7 @@
 import random
 
 from .dialogue import in_split
-from .names import person_en, rare_character
+from .names import doubled, person_en, rare_character
 from .tables import blocks, table
 
 _NOUNS = {language: values.split("|") for language, values in (line.split(" = ") for line in table("nouns"))}
@@ -38,9 +38,10 @@ def subject(rng: random.Random, split: str, language: str, invented: float = 0.3
         elif language == "en":
             value = " ".join(person_en(rng, split).lower() for _ in range(rng.choice((1, 1, 2))))
         else:
-            value = "".join(
+            characters = [
                 rare_character(rng) if rng.random() < 0.6 else rng.choice(rng.choice(NOUNS["zh"]))
-                for _ in range(rng.randint(2, 4))
-            )
+                for _ in range(rng.randint(1, 4))
+            ]
+            value = doubled(rng, characters)
         if in_split(value, split, 8):
             return value

@@ -53,9 +53,6 @@ class Recipe:
 
     Attributes:
         steps: number of updates.
-        first_cycle: of these, the ones after which the rates have fallen to zero once already, as if the run ended there.
-            From there they go on where a run of `steps` that had not come down would be. What the first cycle ends with
-            can be judged; before the rates come down a checkpoint shows nothing.
         dialogues: per update, over all processes.
         processes: that share an update's dialogues, one thread each.
         seed: of the corpus and of the initial weights.
@@ -69,8 +66,7 @@ class Recipe:
         micro_tokens: tokens (padding included) that go through the model at once.
     """
 
-    steps: int = 3200
-    first_cycle: int = 1900
+    steps: int = 2800
     dialogues: int = 96
     processes: int = 2
     seed: int = 0
@@ -86,11 +82,9 @@ class Recipe:
     micro_tokens: int = 512
 
     def rate_scale(self, step: int) -> float:
-        """Return the factor of the learning rates at a step: up, level, down to zero; then up and down once more."""
-        first = min(self.first_cycle, self.steps)
-        start, end = (0, first) if step < first else (first, self.steps)
-        rise = (step - start + 1) / max(1, self.warm_up)
-        fall = (end - step) / max(1.0, self.decay * end)
+        """Return the factor of the learning rates at a step: up, level, down to zero."""
+        rise = (step + 1) / max(1, self.warm_up)
+        fall = (self.steps - step) / max(1.0, self.decay * self.steps)
         return min(1.0, rise, fall)
 
 

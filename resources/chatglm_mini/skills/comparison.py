@@ -6,7 +6,7 @@ from functools import partial
 
 from ..dialogue import Dialogue, in_split
 from ..tables import blocks
-from ..wording import mentions, overlap, question, request
+from ..wording import loosen, mentions, overlap, question, request
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ FRAMES = {
         "Compare {a} to {b}", "{a} compared with {b}", "Which do you prefer, {a} or {b}",
     ),
 }  # fmt: skip
-_UNSEEN_FRAMES = {
+UNSEEN_FRAMES = {
     "zh": ("{a}和{b}有哪些不同", "请对比一下{a}和{b}", "选{a}好还是选{b}好", "{a}与{b}的区别"),
     "en": ("How do {a} differ from {b}", "Please compare {a} with {b}", "Which should I choose, {a} or {b}"),
 }
@@ -54,7 +54,8 @@ class Comparison:
             if in_split("|".join(sorted((a.name, b.name))), split, 6):
                 break
         unseen = split == "test" and rng.random() < 0.4
-        frame = rng.choice((_UNSEEN_FRAMES if unseen else FRAMES)[language])
+        frame = rng.choice((UNSEEN_FRAMES if unseen else FRAMES)[language])
+        frame = loosen(rng, split, frame, language, UNSEEN_FRAMES[language])
         single = language == "en" and not frame.startswith("How do {a} differ") and rng.random() < 0.3
         core = frame.format(a=_one(a.name) if single else a.name, b=_one(b.name) if single else b.name)
         core = core[0].upper() + core[1:]

@@ -9,7 +9,7 @@ from ..dialogue import Dialogue, contains_all, in_split, is_chinese
 from ..names import city_en, city_zh, person_en, rare_character
 from ..subjects import NOUNS
 from ..tables import table
-from ..wording import question, request
+from ..wording import loosen, question, request
 from . import comparison, facts, roleplay, translation, travel
 from .outofscope import ANSWER_EN, ANSWER_ZH
 
@@ -70,11 +70,13 @@ def _translation(rng: random.Random, split: str, language: str) -> str:
     if rng.random() < 0.2:
         other = _value(rng, split, "words", source)
         value = f"我喜欢{value}和{other}" if source == "zh" else f"I like {value} and {other}"
-    return question(rng, rng.choice(translation.WORDINGS[language, target][0]).format(x=value), language)
+    seen, unseen = translation.WORDINGS[language, target]
+    return question(rng, loosen(rng, split, rng.choice(seen), language, unseen).format(x=value), language)
 
 
 def _capital(rng: random.Random, split: str, language: str) -> str:
-    wording = rng.choice(facts.CAPITAL_WORDINGS[language][0])
+    seen, unseen = facts.CAPITAL_WORDINGS[language]
+    wording = loosen(rng, split, rng.choice(seen), language, unseen)
     return question(rng, wording.format(x=_value(rng, split, "countries", language)), language)
 
 
@@ -93,7 +95,8 @@ def _comparison(rng: random.Random, split: str, language: str) -> str:
     if rng.random() < 0.3:
         a = rng.choice(rng.choice(comparison.GROUPS[language])).name
         a, b = rng.sample((a, b), 2)
-    return question(rng, rng.choice(comparison.FRAMES[language]).format(a=a, b=b), language)
+    frame = loosen(rng, split, rng.choice(comparison.FRAMES[language]), language, comparison.UNSEEN_FRAMES[language])
+    return question(rng, frame.format(a=a, b=b), language)
 
 
 def _roleplay(rng: random.Random, split: str, language: str) -> str:

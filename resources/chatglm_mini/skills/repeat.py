@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from ..dialogue import Dialogue, in_split, normalize
-from ..names import GIVEN_CHARACTERS, city_en, city_zh, person_en, person_zh, rare_character
+from ..names import GIVEN_CHARACTERS, city_en, city_zh, doubled, person_en, person_zh, rare_character
 
 WORDINGS_ZH = ("请重复：{}", "重复一遍：{}", "跟我说：{}", "请跟我念：{}", "复述：{}", "请照着说一遍：{}")
 WORDINGS_EN = ("Repeat after me: {}", "Please repeat: {}", "Say this again: {}", "Repeat: {}", "Say: {}")
@@ -34,7 +34,7 @@ class Repeat:
                     parts.append(str(rng.randint(0, 9999)))
                 elif chinese:
                     pick = rare_character if rng.random() < 0.6 else (lambda rng: rng.choice(GIVEN_CHARACTERS))
-                    parts.append("".join(pick(rng) for _ in range(rng.randint(2, 6))))
+                    parts.append(doubled(rng, [pick(rng) for _ in range(rng.randint(2, 6))]))
                 else:
                     parts.append("".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7))))
             text = ("" if chinese else " ").join(parts)

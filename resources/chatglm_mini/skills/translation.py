@@ -6,7 +6,7 @@ from functools import partial
 
 from ..dialogue import Dialogue
 from ..tables import table
-from ..wording import draw_core, mentions, question, request, words
+from ..wording import draw_core, loosen, mentions, question, request, words
 
 # (Chinese, English): both unique, so that both directions have one right answer.
 ENTRIES = [tuple(line.split(" = ")) for line in table("translation")]
@@ -75,7 +75,8 @@ class Translation:
         seen, unseen = WORDINGS[asked, target]
         core = ""
         while not core:
-            core = draw_core(rng, split, seen, unseen, x=source.rstrip("？?"))
+            loose = [loosen(rng, split, template, asked, unseen) for template in seen]
+            core = draw_core(rng, split, loose, unseen, x=source.rstrip("？?"))
         answer = _ANSWERS[asked].format(x=source.rstrip("？?"), target=_TARGETS[asked, target], y=wanted)
         if core[-1] in '”"' or "：" in core or ":" in core:
             text = core
