@@ -66,7 +66,7 @@ class Recipe:
         micro_tokens: tokens (padding included) that go through the model at once.
     """
 
-    steps: int = 2800
+    steps: int = 2300
     dialogues: int = 96
     processes: int = 2
     seed: int = 0
