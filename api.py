@@ -100,6 +100,7 @@ def start_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, argumen
         queue_seconds=arguments.queue_timeout,
         total_seconds=arguments.request_timeout,
         prompt_cache_bytes=arguments.prompt_cache_mb << 20,
+        cache_bytes=arguments.cache_mb << 20 or None,
     )
 
 

@@ -5,10 +5,12 @@ Shapes: `b` running answers, `h` heads, `t` tokens so far, `d` head size.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from chatglm import ChatGLMCache
 from chatglm.modeling_chatglm import CACHE_STEP
@@ -17,10 +19,36 @@ if TYPE_CHECKING:
     from .prompts import ReadPrompt
 
 
+FREE_SHARE = 0.7  # of the free memory is for running answers; prompts being read and programs beside need some, too
+
+
+def free_memory(model: nn.Module) -> int:
+    """Return the bytes that are free where a model's keys and values go: on its GPUs, or in main memory."""
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type != "meta"}
+    gpus = [device for device in devices if device.type == "cuda"]
+    if gpus:
+        return len(gpus) * min(torch.cuda.mem_get_info(device)[0] for device in gpus)
+    if any(device.type == "mps" for device in devices):
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return psutil.virtual_memory().available
+
+
+@dataclass
+class SetAside:
+    """A row that has left the batch for a while; its keys and values lie in main memory. Joins as a prompt does."""
+
+    cache: ChatGLMCache
+    context_length: int
+    mask_position: int
+
+
 class BatchCache(ChatGLMCache):
     """Keys and values of answers of different lengths, one row each, which decode together one token at a time.
 
     It is its own layout: the model asks it for positions and visible columns as it asks a prompt's `PromptLayout`.
+
+    Args:
+        limit: bytes that the buffers should not exceed, None for any number; see `has_room`.
 
     Attributes:
         row_lengths: tokens of each row, P-Tuning prefix included.
@@ -29,8 +57,9 @@ class BatchCache(ChatGLMCache):
 
     uniform_context_length = 0  # every new token belongs to an answer
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         super().__init__()
+        self.limit = limit
         self.layout = self
         self.row_lengths: list[int] = []
         self.context_lengths: list[int] = []
@@ -78,6 +107,10 @@ class BatchCache(ChatGLMCache):
 
     # what the engine calls
 
+    def has_room(self, *lengths: int) -> bool:
+        """Return whether rows of these lengths can join, and every row can have another token, within the limit."""
+        return self._fits(len(self.row_lengths) + len(lengths), max([*self.row_lengths, *lengths]) + 1)
+
     def prepare(self) -> None:
         """Make room for one more token in each row."""
         self.indices.clear()
@@ -87,8 +120,8 @@ class BatchCache(ChatGLMCache):
         """Take note that each row has one more token."""
         self.row_lengths = [length + 1 for length in self.row_lengths]
 
-    def append_row(self, prompt: ReadPrompt) -> None:
-        """Copy a prompt's keys and values into a new row."""
+    def append_row(self, prompt: ReadPrompt | SetAside) -> None:
+        """Copy a prompt's keys and values, or those of a row that was set aside, into a new row."""
         self.prefix_length = prompt.cache.prefix_length
         length = prompt.cache.lengths[0]
         if not self.keys:
@@ -102,6 +135,14 @@ class BatchCache(ChatGLMCache):
         self.row_lengths.append(length)
         self.context_lengths.append(prompt.context_length)
         self.mask_positions.append(prompt.mask_position)
+
+    def set_aside(self, row: int) -> SetAside:
+        """Return what `append_row` needs to bring a row back after `remove_row`."""
+        cache, length = ChatGLMCache(), self.row_lengths[row]
+        cache.prefix_length = self.prefix_length
+        for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
+            cache.update(key[row, None, :, :length].cpu(), value[row, None, :, :length].cpu(), layer)
+        return SetAside(cache, self.context_lengths[row], self.mask_positions[row])
 
     def remove_row(self, row: int) -> None:
         """Forget a row; the last one takes its place. What is left behind is zero, as NaN would reach other rows."""
@@ -118,18 +159,31 @@ class BatchCache(ChatGLMCache):
         if not self.row_lengths:  # give the memory back when nobody is served
             self.keys, self.values = [], []
 
+    def _fits(self, rows: int, length: int) -> bool:
+        if self.limit is None or not self.keys:
+            return True
+        numbers = sum(buffer.shape[1] * buffer.shape[3] for buffer in (*self.keys, *self.values))
+        return numbers * self.keys[0].element_size() * rows * _whole_steps(length) <= self.limit
+
     def _resize(self, rows: int, length: int) -> None:
-        """Grow the buffers to hold at least this; rows by doubling, columns by steps of 256. New room is zero."""
-        capacity_rows, _, capacity, _ = self.keys[0].shape
-        if rows <= capacity_rows and length <= capacity:
+        """Make the buffers hold at least this; rows by doubling, columns by steps of 256. New room is zero.
+
+        Where that would be more than the limit, they are made no larger than needed, which may be smaller than before.
+        """
+        held_rows, _, held, _ = self.keys[0].shape
+        if rows <= held_rows and length <= held:
             return
-        if rows > capacity_rows:
-            capacity_rows = max(rows, 2 * capacity_rows)
-        if length > capacity:
-            capacity = -(-length // CACHE_STEP) * CACHE_STEP
+        capacity_rows = held_rows if rows <= held_rows else max(rows, 2 * held_rows)
+        capacity = max(held, _whole_steps(length))
+        if not self._fits(capacity_rows, capacity):
+            capacity_rows, capacity = rows, _whole_steps(length)
+        kept_rows, kept = min(held_rows, capacity_rows), min(held, capacity)
         for buffers in (self.keys, self.values):
             for layer, buffer in enumerate(buffers):
-                b, h, t, d = buffer.shape
-                grown = buffer.new_zeros(capacity_rows, h, capacity, d)
-                grown[:b, :, :t] = buffer
-                buffers[layer] = grown
+                resized = buffer.new_zeros(capacity_rows, buffer.shape[1], capacity, buffer.shape[3])
+                resized[:kept_rows, :, :kept] = buffer[:kept_rows, :, :kept]
+                buffers[layer] = resized
+
+
+def _whole_steps(length: int) -> int:
+    return -(-length // CACHE_STEP) * CACHE_STEP

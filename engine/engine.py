@@ -25,13 +25,14 @@ from .answer import (
     StepError,
     TokenProbability,
 )
-from .cache import BatchCache
+from .cache import FREE_SHARE, BatchCache, SetAside, free_memory
 from .drawing import Row, choose_tokens, token_probabilities
 from .prompts import PromptCache, ReadPrompt
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_SLICE = 0.02  # seconds of prompt reading between two tokens of the running answers
+ROOM_TO_COME_BACK = 64  # tokens; with room for the next one only, an answer would come and go with each
 
 
 class Engine:
@@ -45,6 +46,8 @@ class Engine:
         queue_seconds: how long a request may wait for its turn.
         total_seconds: how long waiting and answering may take.
         prompt_cache_bytes: memory for prompts that may be asked again.
+        cache_bytes: memory for keys and values of running answers; None: 70 % of what is free now. Where answers grow
+            beyond it, those that began last wait until there is room again; one alone runs in any case.
         on_finished: called in the engine's thread with each answer that has ended.
     """
 
@@ -57,6 +60,7 @@ class Engine:
         queue_seconds: float = 120.0,
         total_seconds: float = 600.0,
         prompt_cache_bytes: int = 256 << 20,
+        cache_bytes: int | None = None,
         on_finished: Callable[[Answer], None] | None = None,
     ) -> None:
         for name, value, least in (("max_batch_size", max_batch_size, 1), ("max_queue", max_queue, 0)):
@@ -72,7 +76,9 @@ class Engine:
         self.waiting: collections.deque[Answer] = collections.deque()
         self.reading: tuple[Answer, ReadPrompt | None] | None = None
         self.rows: list[Row] = []
-        self.cache = BatchCache()
+        self.cache_bytes = int(FREE_SHARE * free_memory(model)) if cache_bytes is None else cache_bytes
+        self.cache = BatchCache(self.cache_bytes)
+        self.set_aside: collections.deque[tuple[Row, SetAside]] = collections.deque()  # in the order they began in
         self.prompts = PromptCache(prompt_cache_bytes)
         self.step_seconds = SHORTEST_SLICE
         self.closing = self.cancelling = False
@@ -129,8 +135,8 @@ class Engine:
 
     @property
     def batch_size(self) -> int:
-        """Number of answers that run, the one whose prompt is being read included."""
-        return len(self.rows) + (self.reading is not None)
+        """Number of answers that run, those set aside and the one whose prompt is being read included."""
+        return len(self.rows) + len(self.set_aside) + (self.reading is not None)
 
     @property
     def alive(self) -> bool:
@@ -143,12 +149,13 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self.changed:
-                while not (self.waiting or self.reading or self.rows or self.closing):
+                while not (self.waiting or self.batch_size or self.closing):
                     self.changed.wait()
-                if self.closing and not (self.waiting or self.reading or self.rows):
+                if self.closing and not (self.waiting or self.batch_size):
                     return
             try:
                 self._drop()
+                self._bring_back()
                 self._read()
                 if self.rows:
                     self._decode()
@@ -169,6 +176,11 @@ class Engine:
         if self.reading is not None and self._is_over(self.reading[0], now):
             self._end(self.reading[0], self._reason(self.reading[0], now))
             self.reading = None
+        for index in reversed(range(len(self.set_aside))):
+            answer = self.set_aside[index][0].answer
+            if self._is_over(answer, now):
+                self._end(answer, self._reason(answer, now))
+                del self.set_aside[index]
         for index in reversed(range(len(self.rows))):
             answer = self.rows[index].answer
             if self._is_over(answer, now):
@@ -213,7 +225,10 @@ class Engine:
     def _take(self) -> bool:
         """Give the next waiting request its place; return whether there is a request and a place."""
         with self.changed:
-            if not self.waiting or len(self.rows) >= self.max_batch_size:
+            if not self.waiting or self.set_aside or len(self.rows) >= self.max_batch_size:
+                return False
+            prompt_length = len(self.waiting[0].request.prompt_ids) + self.cache.prefix_length
+            if self.rows and not self.cache.has_room(prompt_length):
                 return False
             answer = self.waiting.popleft()
             answer.started = time.monotonic()
@@ -232,9 +247,27 @@ class Engine:
         self.rows.append(row)
         self._choose(prompt.logits[None].clone(), [row])
 
+    def _make_room(self) -> None:
+        """Set aside the answers that began last, as many as needed for the others to have another token."""
+        while len(self.rows) > 1 and not self.cache.has_room():
+            index = max(range(len(self.rows)), key=lambda index: self.rows[index].answer.started)
+            self.set_aside.appendleft((self.rows[index], self.cache.set_aside(index)))
+            self._remove(index)
+
+    def _bring_back(self) -> None:
+        """Let answers that were set aside go on, where there is room for some tokens more than the next."""
+        while self.set_aside:
+            row, state = self.set_aside[0]
+            if self.rows and not self.cache.has_room(state.cache.lengths[0] + ROOM_TO_COME_BACK):
+                return
+            self.set_aside.popleft()
+            self.cache.append_row(state)
+            self.rows.append(row)
+
     def _decode(self) -> None:
         """Compute one token for every running answer."""
         start = time.monotonic()
+        self._make_room()
         self.cache.prepare()
         last_tokens = torch.tensor([[row.last_token] for row in self.rows], device=self.model.device)
         logits = self.model(input_ids=last_tokens, past_key_values=self.cache, use_cache=True).logits[:, 0].float()
@@ -294,7 +327,7 @@ class Engine:
     def _fail(self, error: Exception) -> None:
         """End all answers whose state may be damaged, and start with an empty batch."""
         answers = [row.answer for row in self.rows] + ([self.reading[0]] if self.reading else [])
-        self.rows, self.reading, self.cache = [], None, BatchCache()
+        self.rows, self.reading, self.cache = [], None, BatchCache(self.cache_bytes)
         for answer in answers:
             if answer.finish_reason is None:
                 self._end(answer, failed(error))

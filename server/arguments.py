@@ -23,6 +23,12 @@ class ServerArguments(ServingArguments):
     drain_seconds: float = field(default=30.0, metadata={"help": "seconds that answers may run on after SIGTERM"})
     max_body_bytes: int = field(default=1 << 20, metadata={"help": "largest request body, in bytes"})
     prompt_cache_mb: int = field(default=256, metadata={"help": "memory for prompts that are asked again, in MiB"})
+    cache_mb: int = field(
+        default=0,
+        metadata={
+            "help": "memory for the running answers' keys and values, in MiB; 0: 70 %% of what is free at the start"
+        },
+    )
     served_model_name: str = field(default="chatglm-6b", metadata={"help": "name in /v1/models"})
     strict_model_names: bool = field(default=False, metadata={"help": "refuse requests for other model names"})
     log_conversations: bool = field(default=False, metadata={"help": "write prompts and answers to the log"})
@@ -30,7 +36,7 @@ class ServerArguments(ServingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("queue_timeout", "request_timeout", "drain_seconds", "prompt_cache_mb"):
+        for name in ("queue_timeout", "request_timeout", "drain_seconds", "prompt_cache_mb", "cache_mb"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name, least in (("max_queue", 0), ("max_body_bytes", 1024)):

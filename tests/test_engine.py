@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 
+import psutil
 import pytest
 import torch
 from serving import wait_until, write_lively_checkpoint
@@ -22,6 +23,7 @@ from chatglm import (
     PromptTooLongError,
     cpu_kernels,
 )
+from chatglm.modeling_chatglm import CACHE_STEP
 from engine import Engine, Request, chat_request
 from engine.cache import BatchCache
 from engine.drawing import draw
@@ -427,6 +429,69 @@ def test_quantised_rows_of_different_lengths_get_what_each_gets_alone(checkpoint
     if cpu_kernels.available(torch.float32):
         assert set(calls) == {1, len(QUESTIONS)}
     assert len(set(cache.row_lengths)) > 3
+
+
+# Memory
+
+
+def cache_numbers(model) -> int:
+    """Return how many numbers a token's keys and values are."""
+    return 2 * model.config.num_layers * model.config.hidden_size
+
+
+def test_answers_that_do_not_fit_wait_and_say_the_same(checkpoint, engines, monkeypatch):
+    """With memory for two answers of 256 tokens or one that is longer, three that become longer."""
+    model, tokenizer = checkpoint
+    most, seen = [], []
+    set_aside = BatchCache.set_aside
+    monkeypatch.setattr(BatchCache, "set_aside", lambda self, row: seen.append(row) or set_aside(self, row))
+    resize = BatchCache._resize
+
+    def watch(self, rows, length):
+        resize(self, rows, length)
+        most.append(sum(buffer.numel() * buffer.element_size() for buffer in (*self.keys, *self.values)))
+
+    monkeypatch.setattr(BatchCache, "_resize", watch)
+    limit = 2 * CACHE_STEP * cache_numbers(model) * 4
+    engine = engines(cache_bytes=limit)
+    engine.end_ids = set()
+    prompts = [tokenizer.encode_prompt("天" * (CACHE_STEP - less)) for less in (80, 70, 60)]
+    answers = engine.submit(*(greedy(ids, 100) for ids in prompts))
+    together = [ids_of(answer) for answer in answers]
+    engine.close(cancel=False)
+    roomy = engines()
+    roomy.end_ids = set()
+    assert together == [ids_of(roomy.submit(greedy(ids, 100))) for ids in prompts]
+    assert max(most) <= limit and seen and engine.batch_size == 0
+
+
+def test_cancel_ends_an_answer_that_was_set_aside(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine = engines(cache_bytes=2 * CACHE_STEP * cache_numbers(model) * 4)
+    engine.end_ids = set()
+    prompt_ids = tokenizer.encode_prompt("天" * (CACHE_STEP - 40))
+    slow = SlowModel(model, 0.005)
+    first, second = engine.submit(greedy(prompt_ids, 200), greedy(prompt_ids, 200))
+    wait_until(lambda: engine.set_aside)
+    assert engine.batch_size == 2 and [row.answer for row in engine.rows] == [first]
+    second.cancel()
+    assert len(ids_of(second)) < 200 and second.finish_reason == "cancelled"
+    slow.hook.remove()
+    assert len(ids_of(first)) == 200
+    wait_until(lambda: engine.batch_size == 0)
+
+
+def test_an_answer_alone_runs_whatever_the_limit(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine = engines(cache_bytes=1)
+    answers = engine.submit(*(greedy(tokenizer.encode_prompt(question), 12) for question in QUESTIONS[:3]))
+    assert [ids_of(answer) for answer in answers] == [
+        generate(model, answer.request.prompt_ids, 12) for answer in answers
+    ]
+
+
+def test_free_memory_is_the_computers(checkpoint):
+    assert 0 < serving_engine.cache.free_memory(checkpoint[0]) < psutil.virtual_memory().total
 
 
 # Leaving early

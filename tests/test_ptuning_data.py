@@ -172,3 +172,18 @@ def test_general_examples_come_from_a_file(tmp_path):
     found = data.general_examples(arguments, 7, seed=0)
     assert len(found) == 7 and {example.query for example in found} == {"0", "1", "2"}
     assert found == data.general_examples(arguments, 7, seed=0)
+
+
+def test_general_examples_of_the_embedded_checkpoint_are_not_what_it_is_measured_on():
+    from resources.chatglm_mini.corpus import all_skills, unseen_dialogues
+
+    arguments = DataArguments(**COLUMNS, general_data="mini")
+    found = data.general_examples(arguments, 300, seed=4)
+    assert len(found) == 300 and found == data.general_examples(arguments, 300, seed=4)
+    measured = {
+        (tuple(dialogue.history), dialogue.question)
+        for skill in all_skills().values()
+        for dialogue in unseen_dialogues(skill, 10, 1)
+    }
+    assert not measured & {(example.history, example.query) for example in found}
+    assert len({example.query for example in found}) > 200

@@ -144,20 +144,24 @@ def test_run_resumes_after_kill(base, rows, whole, tmp_path, kill):
     assert not (folder / trainer.SAVING_FOLDER).exists()
 
 
-def test_two_processes_give_the_loss_curve_of_one(base, rows, tmp_path):
-    """Two gloo processes of one example a step, started as torchrun starts them, against one that accumulates two.
-
-    With LoRA: the dropout of a prefix draws other numbers in each process.
-    """
+def run_two(folder: Path, *flags, environment: dict[str, str] | None = None) -> list:
+    """Run in two gloo processes, started as torchrun starts them; return what `run` does for each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = ("--model", base, "--train_file", rows, "--lora_rank", 2, "--max_steps", 4, "--logging_steps", 2)
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = []
-    for rank in range(2):
-        environment = {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        started.append(run(tmp_path / "two", *flags, "--ddp_backend", "gloo", environment=environment))
+    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2))
+    variables = ({**common, **(environment or {}), **rank} for rank in ranks)
+    return [run(folder, *flags, "--ddp_backend", "gloo", environment=variable) for variable in variables]
+
+
+def test_two_processes_give_the_loss_curve_of_one(base, rows, tmp_path):
+    """Two processes of one example a step against one that accumulates two.
+
+    With LoRA: the dropout of a prefix draws other numbers in each process.
+    """
+    flags = ("--model", base, "--train_file", rows, "--lora_rank", 2, "--max_steps", 4, "--logging_steps", 2)
+    started = run_two(tmp_path / "two", *flags)
     started.append(run(tmp_path / "one", *flags, "--gradient_accumulation_steps", 2))
     for process in started:
         finish(*process)
@@ -166,6 +170,30 @@ def test_two_processes_give_the_loss_curve_of_one(base, rows, tmp_path):
     for name, weight in one.items():
         torch.testing.assert_close(two[name], weight, atol=1e-3, rtol=1e-3)
     assert trainer.checkpoints(tmp_path / "two")[-1].name == "checkpoint-4"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="DeepSpeed's way of two processes on a CPU is Linux's")
+def test_deepspeed_gives_the_loss_curve_of_one_process_and_resumes(base, rows, tmp_path):
+    """All parameters by ZeRO stage 2 in two processes on the CPU, stopped after two steps and started again.
+
+    The first run on a machine compiles DeepSpeed's communication, which takes about a minute.
+    """
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (requirements-dev.txt)")
+    flags = ("--model", base, "--train_file", rows, "--learning_rate", 1e-3, "--lr_scheduler_type", "constant")
+    zero = ("--deepspeed", Path(main.ROOT) / "ptuning" / "deepspeed.json")
+    for steps in (2, 4):
+        for process in run_two(
+            tmp_path / "two", *flags, *zero, "--max_steps", steps, environment={"DS_ACCELERATOR": "cpu"}
+        ):
+            log = finish(*process)
+    assert "resuming" in log or "checkpoint-2" in log
+    finish(*run(tmp_path / "one", *flags, "--max_steps", 4, "--gradient_accumulation_steps", 2))
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-3)
+    assert losses(tmp_path / "two")[-1] < losses(tmp_path / "two")[0]
+    loaded, plain = (
+        utils.load_model_and_tokenizer(utils.ModelArguments(str(tmp_path / name), "cpu"))[0] for name in ("two", "one")
+    )
+    torch.testing.assert_close(loaded.lm_head.weight, plain.lm_head.weight, atol=2e-3, rtol=1e-2)
 
 
 def test_nan_loss_stops_the_run(base, rows, tmp_path):
@@ -231,6 +259,34 @@ def test_gradient_checkpointing_gives_the_same_losses(base, rows, whole, tmp_pat
     other = (*flags[:-1], tmp_path / "other")
     run_here(*other, "--max_steps", 2, "--lr_scheduler_type", "constant")
     assert losses(tmp_path / "out") == pytest.approx(losses(tmp_path / "other"), abs=2e-4)
+
+
+def test_bfloat16_gives_nearly_the_same_losses_and_tensorboard_gets_them(base, rows, whole, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = [*FLAGS, "--model", base, "--train_file", rows, "--pre_seq_len", 3, "--output_dir", tmp_path / "out"]
+    flags[flags.index("none")] = "tensorboard"
+    run_here(*flags, "--bf16")
+    assert losses(tmp_path / "out") == pytest.approx(losses(whole), rel=0.02)
+    assert losses(tmp_path / "out") != losses(whole)
+    (events,) = (tmp_path / "out").rglob("events.out.tfevents.*")
+    logged = EventAccumulator(str(events.parent)).Reload().Scalars("train/loss")
+    assert [event.value for event in logged] == pytest.approx(losses(tmp_path / "out"))
+
+
+def test_forgetting_is_reported(tmp_path, rows, monkeypatch):
+    """The embedded checkpoint before, and after a step that is far too large for it."""
+    from resources.chatglm_mini import corpus
+
+    skills = {name: skill for name, skill in corpus.all_skills().items() if name in ("greetings", "identity")}
+    monkeypatch.setattr(corpus, "all_skills", lambda: skills)
+    flags = (*FLAGS, "--train_file", rows, "--pre_seq_len", 8, "--output_dir", tmp_path / "out", "--max_steps", 1)
+    mixed = ("--general_data", "mini", "--general_share", 0.5)
+    run_here(*flags, *mixed, "--learning_rate", 50, "--forgetting_cases", 5, "--evaluate_before")
+    measured = json.loads((tmp_path / "out" / "measured.json").read_text(encoding="utf-8"))
+    for name in skills:
+        assert measured["before"][f"skill {name}"] >= 0.6 and measured["after"][f"skill {name}"] <= 0.2
+        assert f"skill {name}" in (tmp_path / "out" / "before_after.md").read_text(encoding="utf-8")
 
 
 def test_prediction_survives_metrics_that_fail(base, rows, whole, tmp_path, monkeypatch):
