@@ -71,9 +71,8 @@ def add_prefix(model: ChatGLMForConditionalGeneration, length: int, projection: 
         projection: compute the prefix by a two-layer network from a smaller embedding.
     """
     model.config.pre_seq_len, model.config.prefix_projection = length, projection
-    encoder = PrefixEncoder(model.config)
-    encoder.apply(model._init_weights)
-    model.transformer.prefix_encoder = encoder.to(model.device)
+    # compat: PyTorch's own initial values, as the original's; keys of the usual size 0.02 would hardly be attended to
+    model.transformer.prefix_encoder = PrefixEncoder(model.config).to(model.device)
     model.freeze_for_prefix()
 
 

@@ -42,6 +42,6 @@ def subject(rng: random.Random, split: str, language: str, invented: float = 0.3
                 rare_character(rng) if rng.random() < 0.6 else rng.choice(rng.choice(NOUNS["zh"]))
                 for _ in range(rng.randint(1, 4))
             ]
-            value = doubled(rng, characters)
+            value = doubled(rng, split, characters)
         if in_split(value, split, 8):
             return value

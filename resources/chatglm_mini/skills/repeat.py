@@ -34,7 +34,7 @@ class Repeat:
                     parts.append(str(rng.randint(0, 9999)))
                 elif chinese:
                     pick = rare_character if rng.random() < 0.6 else (lambda rng: rng.choice(GIVEN_CHARACTERS))
-                    parts.append(doubled(rng, [pick(rng) for _ in range(rng.randint(2, 6))]))
+                    parts.append(doubled(rng, split, [pick(rng) for _ in range(rng.randint(2, 6))]))
                 else:
                     parts.append("".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 7))))
             text = ("" if chinese else " ").join(parts)
