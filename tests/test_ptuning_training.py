@@ -182,14 +182,11 @@ def test_deepspeed_gives_the_loss_curve_of_one_process_and_resumes(base, rows, t
     flags = ("--model", base, "--train_file", rows, "--learning_rate", 1e-3, "--lr_scheduler_type", "constant")
     zero = ("--deepspeed", Path(main.ROOT) / "ptuning" / "deepspeed.json")
     for steps in (2, 4):
-        for process in run_two(
-            tmp_path / "two", *flags, *zero, "--max_steps", steps, environment={"DS_ACCELERATOR": "cpu"}
-        ):
-            log = finish(*process)
-    assert "resuming" in log or "checkpoint-2" in log
+        started = run_two(tmp_path / "two", *flags, *zero, "--max_steps", steps, environment={"DS_ACCELERATOR": "cpu"})
+        logs = [finish(*process) for process in started]
+    assert "resuming" in logs[0]
     finish(*run(tmp_path / "one", *flags, "--max_steps", 4, "--gradient_accumulation_steps", 2))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-3)
-    assert losses(tmp_path / "two")[-1] < losses(tmp_path / "two")[0]
     loaded, plain = (
         utils.load_model_and_tokenizer(utils.ModelArguments(str(tmp_path / name), "cpu"))[0] for name in ("two", "one")
     )

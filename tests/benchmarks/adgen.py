@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.adgen [--model chatglm] [--data ../shared/data/AdvertiseGen] [--output output/adgen]
 
-Runs ptuning/main.py once for each way, with the command that is printed, on two CPU cores in about a quarter of an hour. A way
-that is finished in the output folder is not run again.
+Runs ptuning/main.py once for each way, with the command that is printed, on two CPU cores in about a quarter of an
+hour. A way that is finished in the output folder is not run again.
 """
 
 from __future__ import annotations
