@@ -23,13 +23,10 @@ FREE_SHARE = 0.7  # of the free memory is for running answers; prompts being rea
 
 
 def free_memory(model: nn.Module) -> int:
-    """Return the bytes that are free where a model's keys and values go: on its GPUs, or in main memory."""
-    devices = {parameter.device for parameter in model.parameters() if parameter.device.type != "meta"}
-    gpus = [device for device in devices if device.type == "cuda"]
+    """Return the bytes that are free where a model's keys and values go: its GPUs', or main memory (Apple's, too)."""
+    gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     if gpus:
         return len(gpus) * min(torch.cuda.mem_get_info(device)[0] for device in gpus)
-    if any(device.type == "mps" for device in devices):
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return psutil.virtual_memory().available
 
 
