@@ -9,6 +9,7 @@ Ctrl-C ends the program. Nothing is asked of other computers.
 """
 
 import sys
+import threading
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -16,7 +17,7 @@ import streamlit as st
 from streamlit import runtime
 from streamlit.web import bootstrap
 
-from engine import Engine
+from engine import Answer, Engine
 from utils import (
     ModelArguments,
     SamplingArguments,
@@ -55,6 +56,31 @@ def load_engine(arguments: ModelArguments, max_batch_size: int) -> Engine:
     return Engine(*load_model_and_tokenizer(arguments), max_batch_size=max_batch_size)
 
 
+@dataclass
+class Conversation:
+    """What one visitor has said and been told; kept from one run of the page to the next.
+
+    Attributes:
+        history: (question, answer) rounds.
+        answer: the last one, maybe still being generated.
+        answering: held meanwhile.
+    """
+
+    history: list[list[str]] = field(default_factory=list)
+    answer: Answer | None = None
+    answering: threading.Lock = field(default_factory=threading.Lock)
+
+    def stop(self) -> None:
+        """End a running answer and wait until the run of the page that shows it has kept it.
+
+        Streamlit starts the next run in another thread before the one before has noticed that it is over.
+        """
+        if self.answer is not None:
+            self.answer.cancel()
+        with self.answering:
+            pass
+
+
 def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
     """Draw the page, and answer the question that was typed, if there is one.
 
@@ -67,7 +93,8 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
     if lang == "auto":
         lang = "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
     texts = TEXTS[lang]
-    history: list[list[str]] = st.session_state.setdefault("history", [])
+    conversation: Conversation = st.session_state.setdefault("conversation", Conversation())
+    conversation.stop()
     with st.sidebar:
         st.header(texts["settings"])
         chosen = {
@@ -75,36 +102,37 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
             for name, slider in sliders(sampling, engine.model.config.max_sequence_length).items()
         }
         if st.button(texts["clear"], width="stretch"):
-            history.clear()
+            conversation.history.clear()
     st.title(MODEL_NAME)
-    for query, reply in history:
+    for query, reply in conversation.history:
         st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
         st.chat_message("assistant").markdown(answer_markdown(reply, STREAMLIT))
-    if not history:
+    if not conversation.history:
         st.caption(texts["welcome"])
     if query := st.chat_input(texts["placeholder"]):
         st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
         with st.chat_message("assistant"):
-            answer_question(engine, query, history, replace(sampling, **chosen), texts)
+            answer_question(engine, query, conversation, replace(sampling, **chosen), texts)
 
 
 def answer_question(
-    engine: Engine, query: str, history: list[list[str]], sampling: SamplingArguments, texts: dict[str, str]
+    engine: Engine, query: str, conversation: Conversation, sampling: SamplingArguments, texts: dict[str, str]
 ) -> None:
     """Answer a question below those before it, as the answer is generated; keep the round, of a stopped one too."""
-    place, reply = st.empty(), ""
+    place, reply, history = st.empty(), "", conversation.history
     try:
         request, dropped = make_request(engine.tokenizer, query, history, sampling)
-        answer = engine.submit(request)
-        try:
-            for piece in answer:
-                reply += piece.text
-                place.markdown(answer_markdown(reply, STREAMLIT))
-        finally:  # also where Streamlit ends this run, because its visitor pressed Stop or left
-            answer.cancel()
-            if reply:
-                history.append([query, reply])
-                del history[:-HISTORY_ROUNDS]
+        with conversation.answering:
+            answer = conversation.answer = engine.submit(request)
+            try:
+                for piece in answer:
+                    reply += piece.text
+                    place.markdown(answer_markdown(reply, STREAMLIT))
+            finally:  # also where Streamlit ends this run, because its visitor pressed Stop or left
+                answer.cancel()
+                if reply:
+                    history.append([query, reply])
+                    del history[:-HISTORY_ROUNDS]
     except (*ANSWER_ERRORS, ValueError) as error:
         st.error(question_markdown(describe(error, texts), STREAMLIT))
         return

@@ -19,7 +19,7 @@ from browsing import BLOCKED, expect, open_browser  # noqa: E402  (after the che
 from web_content import TEXTS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-# The page with an engine in place of the checkpoint's, and a pause before each token of the answer to `long`.
+# The page with an engine in place of the checkpoint's: with a pause before each token, a long one in answers to `slow`.
 PROGRAM = """
 import sys
 import streamlit as st
@@ -35,6 +35,7 @@ def engine():
 
     def told(*requests):
         for request in requests:
+            made.seconds = 1.0 if made.prompt(request).endswith("slow") else 0.01
             print("asked", repr(made.prompt(request)), request.top_p, request.temperature, flush=True)
         return submit(*requests)
 
@@ -175,6 +176,25 @@ def test_stream_stop_and_separate_people(visit, program):
     other.ask("mine")
     other.shows("mine", "answer 0 to mine")
     person.shows()
+
+
+def test_what_comes_while_an_answer_is_slow_waits_for_its_end(visit):
+    """Streamlit runs the page anew in another thread: a stopped answer is neither lost nor comes back after Clear."""
+    person = visit()
+    answers = person.page.get_by_test_id("stChatMessageContent")
+    person.ask("slow")
+    expect(answers.last).to_contain_text("a")
+    person.page.get_by_role("button", name=TEXTS["en"]["clear"]).click()
+    person.shows()
+    person.ask("next")
+    person.shows("next", "answer 0 to next")
+    person.page.get_by_role("button", name=TEXTS["en"]["clear"]).click()
+    person.ask("slow")
+    expect(answers.last).to_contain_text("a")
+    person.ask("next")
+    expect(answers.last).to_have_text("answer 1 to next")
+    expect(answers.first).to_have_text("slow")
+    expect(answers).to_have_count(4)
 
 
 def test_html_stays_text_and_nothing_is_fetched_from_other_computers(visit, program):
