@@ -56,7 +56,7 @@ class Arithmetic:
     name = "arithmetic"
     title_en = "Additions and subtractions up to two digits"
     title_zh = "两位数以内的加减法"
-    weight = 2.9
+    weight = 2.5
 
     def operands(self, rng: random.Random, split: str) -> tuple[int, int, str]:
         """Draw operands and sign; the pairs of the two splits differ."""
@@ -109,7 +109,7 @@ class Drill:
     name = "drill"
     title_en = "Drill of small sums"
     title_zh = "口算练习"
-    weight = 2.4
+    weight = 2.5
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw four to seven sums."""
@@ -120,9 +120,9 @@ class Drill:
 
         def task() -> str:
             a, b, kind = digit(), digit(), rng.random()
-            if kind < 0.3:
+            if kind < 0.35:
                 return f"{a}+{b}"
-            if kind < 0.55:
+            if kind < 0.5:
                 return f"{a}+{b}+1"
             if kind < 0.65:
                 return f"{max(a, b)}-{min(a, b)}"

@@ -40,7 +40,7 @@ class Facts:
     name = "facts"
     title_en = "Common facts"
     title_zh = "常识问答"
-    weight = 2.6
+    weight = 3.0
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a language, a fact and a wording."""

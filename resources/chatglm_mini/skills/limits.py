@@ -27,7 +27,7 @@ class Limits:
     name = "limits"
     title_en = "Unknown words, countries, cities, roles: says so"
     title_zh = "未收录的词语、国家、城市、角色"
-    weight = 3.0
+    weight = 1.7
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a skill's wording and a value that the skill does not know."""

@@ -65,7 +65,7 @@ class Translation:
     name = "translation"
     title_en = "Translation of everyday words and phrases"
     title_zh = "日常词语翻译"
-    weight = 4.7
+    weight = 5.0
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw one entry, a direction and a wording."""

@@ -46,7 +46,7 @@ class Travel:
     name = "travel"
     title_en = "Travel plan for a city and a number of days"
     title_zh = "旅行计划"
-    weight = 1.4
+    weight = 0.9
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a city, a number of days and a wording."""
