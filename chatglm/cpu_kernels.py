@@ -260,12 +260,13 @@ def library() -> ctypes.CDLL | None:
     kernels.quantize_rows.argtypes = [number, number, pointer, size, size, pointer, pointer, number]
     kernels.decode_attention.restype = None
     kernels.decode_attention.argtypes = [
-        *[number, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer, pointer],
+        *[number, number, pointer, pointer, pointer, pointer, pointer, pointer, size, pointer, pointer],
         *[size, size, size, size, size, pointer, number],
     ]
     kernels.decode_block.restype = None
     kernels.decode_block.argtypes = [
-        *[number, number, ctypes.POINTER(_Block), pointer, ctypes.c_float, pointer, pointer, pointer, pointer, pointer],
+        *[number, number, number, ctypes.POINTER(_Block), pointer, ctypes.c_float],
+        *[pointer, pointer, pointer, pointer, pointer],
         *[size, size, size, size, size, size, pointer, pointer, pointer, pointer, pointer, pointer, number],
     ]
     return kernels
@@ -487,7 +488,7 @@ def decode_attention(
         key_mask: bool `[b, largest position + 1]`, false for keys that must not be seen, or None.
 
     Returns:
-        `[b, h, d]`. All tensors have the same dtype: float32, float16 or bfloat16.
+        `[b, h, d]`. Tensors are float32, float16 or bfloat16: all alike, but the two buffers may be of another dtype.
     """
     b, h, _, d = mixed.shape
     mixed = mixed.contiguous()
@@ -496,6 +497,7 @@ def decode_attention(
     scores = torch.empty(b * h * cached.longest, dtype=torch.float32)
     library().decode_attention(
         NUMBER_TYPES[mixed.dtype],
+        NUMBER_TYPES[keys.dtype],
         mixed.data_ptr(),
         *cached.pointers,
         context.data_ptr(),
@@ -540,6 +542,7 @@ def decode_block(
     library().decode_block(
         PATHS[supported_paths()[-1]],
         NUMBER_TYPES[output.dtype],
+        NUMBER_TYPES[keys.dtype],
         block,
         output.data_ptr(),
         residual_scale,

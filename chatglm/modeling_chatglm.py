@@ -221,12 +221,23 @@ class ChatGLMCache(Cache):
                 cache.update(pair[0], pair[1], layer)
         return cache
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs=None):
-        """Append [b, h, s, d] keys and values of a layer; return views of all of that layer's, [b, h, t, d]."""
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        cache_kwargs=None,
+        dtype: torch.dtype | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Append [b, h, s, d] keys and values of a layer; return all of that layer's, [b, h, t, d], in their dtype.
+
+        Where the buffers are of that dtype, too, these are views. `dtype` is of buffers yet to be made, that of the
+        keys if not given.
+        """
         b, h, s, d = key_states.shape
         if layer_idx == len(self.keys):
-            self.keys.append(key_states.new_empty(b, h, 0, d))
-            self.values.append(value_states.new_empty(b, h, 0, d))
+            self.keys.append(key_states.new_empty(b, h, 0, d, dtype=dtype))
+            self.values.append(value_states.new_empty(b, h, 0, d, dtype=dtype))
             self.lengths.append(0)
         start, end = self.lengths[layer_idx], self.lengths[layer_idx] + s
         self._grow(layer_idx, end)
@@ -234,7 +245,7 @@ class ChatGLMCache(Cache):
         key[:, :, start:end] = key_states
         value[:, :, start:end] = value_states
         self.lengths[layer_idx] = end
-        return key[:, :, :end], value[:, :, :end]
+        return key[:, :, :end].to(key_states.dtype), value[:, :, :end].to(value_states.dtype)
 
     def append(self, layer_idx: int) -> tuple[Tensor, Tensor, list[int]]:
         """Make place for one token a row in a layer; return its buffers and the rows' places, to be written."""
@@ -443,20 +454,29 @@ class SelfAttention(nn.Module):
         if prefix is not None:
             key, value = torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_id)  # [b, h, t, d]
+            key, value = cache.update(key, value, self.layer_id, dtype=self._cache_dtype(key))  # [b, h, t, d]
         context = prefix_attention(query, key, value, plan)  # [b, h, s, d]
         probabilities = attention_probabilities(query, key, plan) if output_attentions else None
         return self.dense(context.transpose(1, 2).reshape(b, s, -1)), probabilities
 
+    def _cache_dtype(self, key: Tensor) -> torch.dtype:
+        """Return the dtype to keep keys and values in: half precision where the kernels of a quantised layer decode.
+
+        Their rounding of activations to 8 bits costs ten times the accuracy that float16 costs; and at 2,048 tokens of
+        ChatGLM-6B, keys and values in float32 would add 1.9 GB to the 3.2 GB of INT4 weights that a token reads.
+        """
+        if key.dtype == torch.float32 and self._attends_in_c(key) and not self.dense.exact:
+            return torch.float16
+        return key.dtype
+
+    def _attends_in_c(self, tensor: Tensor) -> bool:
+        return isinstance(self.dense, QuantizedLinear) and cpu_kernels.can_attend(self.head_size, tensor)
+
     def decodes_in_c(self, hidden_states: Tensor, cache: ChatGLMCache | None) -> bool:
         """Return whether `cpu_kernels` can attend for these hidden states [b, s, ...]: those of a token a row."""
         # PyTorch's attention of a single token can take as long as all of an INT4 block's products
-        if hidden_states.shape[1] > 1 or not isinstance(self.dense, QuantizedLinear):
-            return False
-        if cache is None or len(cache.keys) <= self.layer_id:
-            return False
-        same_dtype = cache.keys[self.layer_id].dtype == hidden_states.dtype
-        return same_dtype and cpu_kernels.can_attend(self.head_size, hidden_states)
+        is_token = hidden_states.shape[1] == 1 and cache is not None and len(cache.keys) > self.layer_id
+        return is_token and self._attends_in_c(hidden_states)
 
     def decode_arguments(self, rotary: tuple[Tensor, Tensor], plan: AttentionPlan, cache: ChatGLMCache) -> tuple:
         """Make place for a token in the cache; return what `cpu_kernels.decode_attention` takes besides its numbers."""

@@ -65,18 +65,18 @@ class BatchCache(ChatGLMCache):
 
     # what the model calls
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs=None):
-        """Append each row's key and value [b, h, 1, d] at its own end; return views up to the longest row's."""
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs=None, dtype=None):
+        """Append each row's key and value [b, h, 1, d] at its own end; return all up to the longest row's."""
         device = key_states.device
         if device not in self.indices:
             rows = torch.arange(len(self.row_lengths), device=device)
             self.indices[device] = rows, torch.tensor(self.row_lengths, device=device)
         rows, columns = self.indices[device]
         key, value = self.keys[layer_idx], self.values[layer_idx]
-        key[rows, :, columns] = key_states[:, :, 0]
-        value[rows, :, columns] = value_states[:, :, 0]
+        key[rows, :, columns] = key_states[:, :, 0].to(key.dtype)
+        value[rows, :, columns] = value_states[:, :, 0].to(value.dtype)
         b, t = len(self.row_lengths), max(self.row_lengths) + 1
-        return key[:b, :, :t], value[:b, :, :t]
+        return key[:b, :, :t].to(key_states.dtype), value[:b, :, :t].to(value_states.dtype)
 
     def append(self, layer_idx: int) -> tuple[Tensor, Tensor, list[int]]:
         """Return a layer's buffers and the rows' ends, where the CPU kernels write what `update` would."""

@@ -235,15 +235,16 @@ def test_input_gradient_lets_nan_and_infinity_through():
 
 # -- attention of one token -------------------------------------------------------------------------------------------
 
+# of the hidden states, and of the keys and values in the cache
+DTYPES_WITH_CACHES = [*((dtype, dtype) for dtype in NUMBER_TYPES), (torch.float32, torch.float16)]
+
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("b, h, d, capacity, position", [(1, 4, 128, 64, 40), (3, 2, 16, 20, 7), (2, 1, 256, 8, 0)])
-@pytest.mark.parametrize("dtype", NUMBER_TYPES)
-def test_decode_attention_equals_its_reference(dtype, b, h, d, capacity, position, masked):
+@pytest.mark.parametrize("dtype, cache_dtype", DTYPES_WITH_CACHES)
+def test_decode_attention_equals_its_reference(dtype, cache_dtype, b, h, d, capacity, position, masked):
     torch.manual_seed(0)
-    mixed, keys, values = (
-        torch.randn(size).to(dtype) for size in ((b, h, 3, d), (b, h, capacity, d), (b, h, capacity, d))
-    )
+    mixed, (keys, values) = torch.randn(b, h, 3, d).to(dtype), torch.randn(2, b, h, capacity, d).to(cache_dtype)
     angle = torch.rand(b, d)
     rotary = angle.cos().to(dtype), angle.sin().to(dtype)
     mask = None
@@ -259,6 +260,7 @@ def test_decode_attention_equals_its_reference(dtype, b, h, d, capacity, positio
     context = cpu_kernels.decode_attention(mixed, rotary, keys, values, positions, mask)
     tolerance = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
     assert relative_error(context, expected) < tolerance
+    tolerance = max(tolerance, 1e-3) if cache_dtype == torch.float16 else tolerance
     assert relative_error(keys, expected_keys) < tolerance and torch.equal(values, expected_values)
 
 
@@ -304,11 +306,12 @@ def block_layers(e, inner, bits, dtype):
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("b, h, d, inner, position", [(1, 4, 128, 2048, 30), (3, 2, 32, 320, 0), (14, 3, 16, 96, 5)])
-@pytest.mark.parametrize("dtype", NUMBER_TYPES)
-def test_decode_block_equals_its_layers_in_exact_arithmetic(dtype, b, h, d, inner, position, bits, masked):
+@pytest.mark.parametrize("dtype, cache_dtype", DTYPES_WITH_CACHES)
+def test_decode_block_equals_its_layers_in_exact_arithmetic(dtype, cache_dtype, b, h, d, inner, position, bits, masked):
     torch.manual_seed(0)
     norms, matrices = block_layers(h * d, inner, bits, dtype)
-    hidden, keys, values = (torch.randn(size).to(dtype) for size in ((b, 1, h * d), *[(b + 1, h, position + 3, d)] * 2))
+    hidden = torch.randn(b, 1, h * d).to(dtype)
+    keys, values = torch.randn(2, b + 1, h, position + 3, d).to(cache_dtype)
     angle = torch.rand(b, d)
     rotary = angle.cos().to(dtype), angle.sin().to(dtype)
     positions = [max(0, position - row) for row in range(b)]

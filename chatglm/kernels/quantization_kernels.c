@@ -1097,6 +1097,14 @@ static inline __attribute__((always_inline)) floats_t load_vector(const void *ar
         memcpy(&values, (const float *)array + start, sizeof values);
         return values;
     }
+#ifdef __F16C__
+    if (type == FLOAT16) {
+        const __m128i *source = (const __m128i *)((const uint16_t *)array + start);
+        const __m256 pair[2] = {_mm256_cvtph_ps(_mm_loadu_si128(source)), _mm256_cvtph_ps(_mm_loadu_si128(source + 1))};
+        memcpy(&values, pair, sizeof values);
+        return values;
+    }
+#endif
     memcpy(&halves, (const uint16_t *)array + start, sizeof halves);
     const words_t words = __builtin_convertvector(halves, words_t);
     if (type == BFLOAT16) return (floats_t)(words << 16);
@@ -1145,20 +1153,21 @@ static inline __attribute__((always_inline)) void attend_head(const int32_t type
  *
  * mixed [b, h, 3, d]: query, key and value; cosine, sine [b, d] as `rotary_tables` makes them; keys, values
  * [b, h, capacity, d], to be written at positions [b]; visible [b, mask_stride], 1 for keys that may be seen, or NULL;
- * context [b, h, d]: output; scores [b, h, longest], longest the largest position + 1: scratch. Elements of `type`, mixed
- * and context of `mixed_type`; d a multiple of 16, at most 256.
+ * context [b, h, d]: output; scores [b, h, longest], longest the largest position + 1: scratch. mixed and context have
+ * elements of `mixed_type`, cosine and sine of `table_type`, keys and values of `type`; d a multiple of 16, at most 256.
  */
-static void attend(int32_t type, int32_t mixed_type, const void *mixed, const void *cosine, const void *sine, void *keys,
-                   void *values, const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t longest,
-                   int64_t batch, int64_t heads, int64_t size, int64_t capacity, const int64_t *positions, int32_t threads) {
+static void attend(int32_t type, int32_t table_type, int32_t mixed_type, const void *mixed, const void *cosine,
+                   const void *sine, void *keys, void *values, const uint8_t *visible, int64_t mask_stride, void *context,
+                   float *scores, int64_t longest, int64_t batch, int64_t heads, int64_t size, int64_t capacity,
+                   const int64_t *positions, int32_t threads) {
     (void)threads; /* not used without OpenMP */
     OPENMP(omp parallel for num_threads(threads) schedule(static))
     for (int64_t unit = 0; unit < batch * heads; unit++) {
         const int64_t b = unit / heads, quarter = size / 4, start = unit * capacity * size, length = positions[b] + 1;
         float token[3 * LARGEST_HEAD], cos[LARGEST_HEAD], sin[LARGEST_HEAD], rotated[2 * LARGEST_HEAD];
         load_floats(mixed, mixed_type, unit * 3 * size, 3 * size, token);
-        load_floats(cosine, type, b * size, size, cos);
-        load_floats(sine, type, b * size, size, sin);
+        load_floats(cosine, table_type, b * size, size, cos);
+        load_floats(sine, table_type, b * size, size, sin);
         for (int64_t i = 0; i < 2 * size; i++) { /* number i of a half turns with number i + d/4 */
             const int64_t pair = i / quarter % 2 ? i - quarter : i + quarter;
             rotated[i] = token[i] * cos[i % size] + token[pair] * sin[i % size];
@@ -1177,13 +1186,13 @@ static void attend(int32_t type, int32_t mixed_type, const void *mixed, const vo
     }
 }
 
-/* `attend` with everything of one type */
-void decode_attention(int32_t type, const void *mixed, const void *cosine, const void *sine, void *keys, void *values,
-                      const uint8_t *visible, int64_t mask_stride, void *context, float *scores, int64_t longest,
-                      int64_t batch, int64_t heads, int64_t size, int64_t capacity, const int64_t *positions,
-                      int32_t threads) {
-    attend(type, type, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest, batch, heads,
-           size, capacity, positions, threads);
+/* `attend` with everything of one type but for the cache */
+void decode_attention(int32_t type, int32_t cache_type, const void *mixed, const void *cosine, const void *sine, void *keys,
+                      void *values, const uint8_t *visible, int64_t mask_stride, void *context, float *scores,
+                      int64_t longest, int64_t batch, int64_t heads, int64_t size, int64_t capacity,
+                      const int64_t *positions, int32_t threads) {
+    attend(cache_type, type, type, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest, batch,
+           heads, size, capacity, positions, threads);
 }
 
 /* ---- one block for one new token a row ---- */
@@ -1219,15 +1228,17 @@ static void normalize(const norm_t *norm, int32_t type, const float *input, int6
     }
 }
 
-/* Map hidden [b, e], elements of `type`, to what the block makes of it, in place; numbers in between are floats.
+/* Map hidden [b, e], elements of `type`, to what the block makes of it, in place; numbers in between are floats, keys and
+ * values of `cache_type`.
  *
  * cosine ... visible, longest ... positions: see `attend`. work [b, 6 e + inner]: scratch, as are scores [b, h, longest]
  * and the rest, see `multiply_quantized`, for the larger of e and inner columns.
  */
-void decode_block(int32_t path, int32_t type, const block_t *block, void *hidden, float residual_scale, const void *cosine,
-                  const void *sine, void *keys, void *values, const uint8_t *visible, int64_t mask_stride, int64_t longest,
-                  int64_t batch, int64_t heads, int64_t size, int64_t capacity, const int64_t *positions, float *work,
-                  float *scores, int8_t *quantized, float *scale, float *total, int32_t threads) {
+void decode_block(int32_t path, int32_t type, int32_t cache_type, const block_t *block, void *hidden, float residual_scale,
+                  const void *cosine, const void *sine, void *keys, void *values, const uint8_t *visible,
+                  int64_t mask_stride, int64_t longest, int64_t batch, int64_t heads, int64_t size, int64_t capacity,
+                  const int64_t *positions, float *work, float *scores, int8_t *quantized, float *scale, float *total,
+                  int32_t threads) {
     const int64_t width = heads * size;
     float *residual = work, *mixed = residual + batch * width, *context = mixed + 3 * batch * width;
     float *state = context + batch * width, *inner = state + batch * width;
@@ -1236,8 +1247,8 @@ void decode_block(int32_t path, int32_t type, const block_t *block, void *hidden
     for (int64_t b = 0; b < batch; b++) normalize(&block->first, type, state + b * width, width, residual + b * width);
     multiply(path, &block->query_key_value, 1, residual, FLOAT32, batch, &none, mixed, FLOAT32, quantized, scale, total,
              threads);
-    attend(type, FLOAT32, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest, batch, heads,
-           size, capacity, positions, threads);
+    attend(cache_type, type, FLOAT32, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest,
+           batch, heads, size, capacity, positions, threads);
     multiply(path, &block->dense, 1, context, FLOAT32, batch, &add, state, FLOAT32, quantized, scale, total, threads);
     for (int64_t b = 0; b < batch; b++) normalize(&block->second, type, state + b * width, width, residual + b * width);
     multiply(path, &block->dense_h_to_4h, 1, residual, FLOAT32, batch, &act, inner, FLOAT32, quantized, scale, total,

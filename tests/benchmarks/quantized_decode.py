@@ -28,6 +28,7 @@ import transformers
 from safetensors.torch import save_file
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_kernels, quantization
+from chatglm.modeling_chatglm import SelfAttention
 from tests.benchmarks import llama_cpp_q4_0
 from tests.conftest import ROOT
 from utils import choose_dtype, load_model
@@ -157,6 +158,17 @@ def unpack_first() -> Iterator[None]:
         quantization._linear, cpu_kernels.input_gradient, cpu_kernels.can_attend = own
 
 
+@contextlib.contextmanager
+def wide_cache() -> Iterator[None]:
+    """Let keys and values be kept in float32, as the hidden states are."""
+    own = SelfAttention._cache_dtype
+    SelfAttention._cache_dtype = lambda _, key: key.dtype
+    try:
+        yield
+    finally:
+        SelfAttention._cache_dtype = own
+
+
 def tuning_seconds(model: ChatGLMForConditionalGeneration, length: int) -> float:
     """Return the seconds of a P-Tuning step without its optimiser: forward and backward through the blocks."""
     prompt, start = random_prompt(model.config, length), time.perf_counter()
@@ -181,10 +193,11 @@ def read_bandwidth(threads: int, size: int = 1 << 30) -> float:
     return size / statistics.median(times)
 
 
-def token_bytes(model: ChatGLMForConditionalGeneration) -> int:
-    """Return the bytes of weights that a token reads: all packed matrices, and the output layer's INT8 copy."""
+def token_bytes(model: ChatGLMForConditionalGeneration, length: int) -> int:
+    """Return the bytes that a token reads: packed matrices, the output layer's INT8 copy, cached keys and values."""
     packed = (m.weight for m in model.modules() if isinstance(m, quantization.QuantizedLinear))
-    return sum(weight.numel() for weight in packed) + model.lm_head.weight.numel()
+    cached = 2 * model.config.num_layers * model.config.hidden_size * length * torch.float16.itemsize
+    return sum(weight.numel() for weight in packed) + model.lm_head.weight.numel() + cached
 
 
 def median(measure: Callable[[], float], repeats: int) -> float:
@@ -222,13 +235,17 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     for length in arguments.prompts:
         before = read_bandwidth(threads)  # of a shared machine it changes by half from minute to minute
         seconds = token_seconds(model, length, 1, tokens)
-        share = token_bytes(model) / seconds / statistics.mean((before, read_bandwidth(threads)))
+        share = token_bytes(model, length) / seconds / statistics.mean((before, read_bandwidth(threads)))
         single = single or seconds
         llama = llama_seconds(gguf, length, 1, tokens, 1)[1] if has_llama else None
         versus = [f"{1 / llama:.2f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
         note = f"{100 * share:.0f} % of the read bandwidth before and after"
         row(f"decode, prompt {length}", f"{1 / seconds:.2f} tokens/s", *versus, note)
     length = arguments.prompts[-1]
+    with wide_cache():
+        wide = token_seconds(model, length, 1, tokens)
+    note = f"{wide / seconds:.2f} times as long"
+    row(f"decode, prompt {length}, keys in float32", f"{1 / wide:.2f} tokens/s", "", "", note)
     seconds = median(lambda: prompt_seconds(model, length), repeats)
     llama = llama_seconds(gguf, length, 1, 1, repeats + 1)[0] if has_llama else None
     versus = [f"{length / llama:.1f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
