@@ -10,6 +10,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # test processes side by side share the cores, and so do those they start
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(threads)
+
 
 def pytest_collection_modifyitems(items):
     """Skip the tests marked `cuda` where there is no CUDA device."""
