@@ -31,13 +31,15 @@ FURTHER = {"role-play": ("我头疼",), "self-introduction": ("你会做什么",
 WIDTH, HEIGHT, FILM_SIZE = 900, 700, (720, 540)  # pixels of the page
 SCALE = 1.5  # pixels of a picture for one of the page
 FILM_WIDTH, FILM_COLOURS, FILM_SECONDS = 720, 64, 0.08  # seconds: least between two pictures of the film
-FLAGS = [
+BROWSER_FLAGS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 ]
 
 
@@ -139,7 +141,7 @@ def main() -> None:
     program = Program("--seed", str(arguments.seed), *(["--model", arguments.model] if arguments.model else []))
     try:
         with sync_playwright() as driver:
-            browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+            browser = driver.chromium.launch(executable_path=chromium, args=BROWSER_FLAGS)
 
             def open_page(width: int, height: int, scale: float) -> Page:
                 size = {"width": width, "height": height}

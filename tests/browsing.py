@@ -10,17 +10,9 @@ from pathlib import Path
 import pytest
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+from resources.make_web_pictures import BROWSER_FLAGS  # noqa: E402  (needs playwright, too)
+
 SECONDS = 120  # that a page may take to do something; a limit for a page that hangs, not a measurement
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 playwright.expect.set_options(timeout=1000 * SECONDS)
 expect = playwright.expect
 
@@ -38,7 +30,7 @@ def open_browser(folder: Path) -> Iterator:
     """Give a Chromium whose settings and caches are in an empty folder."""
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(
-            executable_path=find_chromium(), args=FLAGS, env={"HOME": str(folder), "PATH": "/usr/bin:/bin"}
+            executable_path=find_chromium(), args=BROWSER_FLAGS, env={"HOME": str(folder), "PATH": "/usr/bin:/bin"}
         )
         yield browser
         browser.close()
