@@ -62,10 +62,15 @@ def quantised(model: ChatGLMForConditionalGeneration, bits: int, calibration: Ca
     return copy.deepcopy(model).quantize(bits, calibration=calibration)
 
 
-def print_losses(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, arguments) -> None:
+def ways(bits: int, examples: list) -> dict[str, Calibration | None]:
+    """Return the ways to quantise by their names in the tables."""
+    return {f"INT{bits}, rounded to nearest": None, f"INT{bits}, calibrated": Calibration(examples)}
+
+
+def print_losses(
+    model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, examples: list, arguments
+) -> None:
     """Print the table of losses: float, and rounded and calibrated at each number of bits."""
-    drawn = draw_dialogues(CALIBRATION_SEED, 0, arguments.calibration_dialogues)
-    examples = [encode_dialogue(tokenizer, each.question, each.answer, each.history) for each in drawn]
     unseen = unseen_mix(arguments.dialogues)
     batches = micro_batches([encode(tokenizer, each) for each in unseen], tokenizer.pad_token_id, MICRO_TOKENS)
     exact = mean_loss(model, batches)
@@ -74,7 +79,7 @@ def print_losses(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMToken
     print(f"| float | {exact:.4f} | {math.exp(exact):.4f} | | |", flush=True)
     for bits in reversed(BITS):
         increases = []
-        for calibration in (None, Calibration(examples)):
+        for name, calibration in ways(bits, examples).items():
             other = quantised(model, bits, calibration)
             set_exact(other)
             loss = mean_loss(other, batches)
@@ -82,7 +87,6 @@ def print_losses(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMToken
             recovered = ""
             if calibration and increases[0] > NOTICEABLE_LOSS:
                 recovered = f"{1 - increases[1] / increases[0]:.0%}"
-            name = f"INT{bits}, {'calibrated' if calibration else 'rounded to nearest'}"
             print(f"| {name} | {loss:.4f} | {math.exp(loss):.4f} | {loss - exact:+.4f} | {recovered} |", flush=True)
 
 
@@ -128,16 +132,19 @@ def print_layer_errors(model: ChatGLMForConditionalGeneration) -> None:
 
 
 @torch.no_grad()
-def print_agreement(model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, prompts: int) -> None:
+def print_agreement(
+    model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, examples: list, arguments
+) -> None:
     """Print how many greedy answers by the kernels are those of the exact path."""
-    dialogues = unseen_mix(prompts)
+    dialogues = unseen_mix(arguments.prompts)
     print("\n| weights | prompts | greedy answers by the kernels that are those of the exact path |\n|---|---|---|")
     for bits in reversed(BITS):
-        other = quantised(model, bits)
-        answers = answer_all(other, tokenizer, dialogues)
-        set_exact(other)
-        equal = sum(a == b for a, b in zip(answers, answer_all(other, tokenizer, dialogues), strict=True))
-        print(f"| INT{bits} | {len(dialogues)} | {equal / len(dialogues):.1%} |", flush=True)
+        for name, calibration in ways(bits, examples).items():
+            other = quantised(model, bits, calibration)
+            answers = answer_all(other, tokenizer, dialogues)
+            set_exact(other)
+            equal = sum(a == b for a, b in zip(answers, answer_all(other, tokenizer, dialogues), strict=True))
+            print(f"| {name} | {len(dialogues)} | {equal / len(dialogues):.1%} |", flush=True)
 
 
 def main() -> None:
@@ -155,12 +162,14 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = ChatGLMTokenizer.from_pretrained(arguments.model)
     model = ChatGLMForConditionalGeneration.from_pretrained(arguments.model).float().eval()
+    drawn = draw_dialogues(CALIBRATION_SEED, 0, arguments.calibration_dialogues)
+    examples = [encode_dialogue(tokenizer, each.question, each.answer, each.history) for each in drawn]
     if "loss" in arguments.tables:
-        print_losses(model, tokenizer, arguments)
+        print_losses(model, tokenizer, examples, arguments)
     if "layers" in arguments.tables:
         print_layer_errors(model)
     if "answers" in arguments.tables:
-        print_agreement(model, tokenizer, arguments.prompts)
+        print_agreement(model, tokenizer, examples, arguments)
 
 
 if __name__ == "__main__":
