@@ -202,6 +202,20 @@ class Terminal:
         start, self.seen = self.seen, found + len(text)
         return self.output[start:found]
 
+    def interrupt(self) -> int:
+        """Press Ctrl-C at a prompt, and again every five seconds until the program has ended; return its exit status.
+
+        Python's `input` loses one that comes after the prompt is shown and before it waits for keys.
+        """
+        for _ in range(12):
+            self.type("\x03")
+            try:
+                self.process.wait(timeout=5)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        return self.wait()
+
     def wait(self) -> int:
         """Return the exit status of the program, which must be ending."""
         try:

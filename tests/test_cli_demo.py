@@ -338,8 +338,7 @@ def test_terminal_streams_without_redrawing_and_stops_an_answer_on_ctrl_c(termin
     screen.read_until("ChatGLM-6B：")
     assert screen.read_until("\r\n") == f"什么{[('数数', shown)]!r}"
     screen.read_until("用户：")
-    screen.type("\x03")
-    assert screen.wait() == 0
+    assert screen.interrupt() == 0
 
 
 @needs_terminal

@@ -7,7 +7,8 @@
 
 Writes the half-precision checkpoint (8 `.bin` shards with their index) and the quantised ones (one `.bin` file each),
 as they are published, into FOLDER. Each step runs in a process of its own, which is measured; the result is one
-Markdown table. "Peak memory" is the process' largest resident memory, pages of mapped files included; "own" is without
+Markdown table. Calibration, `--only write,calibrate-int4`, runs on request only: at 28 layers a CPU takes hours.
+"Peak memory" is the process' largest resident memory, pages of mapped files included; "own" is without
 them, as the system can drop those at any time. A checkpoint that is there is used again; --keep leaves what was
 written.
 """
@@ -15,6 +16,7 @@ written.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -30,7 +32,9 @@ from tqdm import tqdm
 
 import utils
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from chatglm.calibration import CALIBRATION_TOKENS, Calibration, encode_dialogue
 from chatglm.conversion import convert_checkpoint
+from resources.chatglm_mini.corpus import draw_dialogues
 from tests.benchmarks.load_memory import special_ids, write_checkpoint
 from tests.benchmarks.peak_memory import PeakMemory
 from tests.conftest import ROOT
@@ -38,6 +42,7 @@ from tests.conftest import ROOT
 QUESTION = "你好"
 TOKENIZER_FILES = ("ice_text.model", "tokenizer_config.json")
 QUANTISED = {"int8": (8, False), "int4": (4, False), "int4-qe": (4, True)}  # bits, and whether the embedding is, too
+CALIBRATED = "int4-calibrated"
 PREFIX_TOKENS, TRAINED_TOKENS = 128, 64  # of the P-Tuning step: prefix, and example
 
 
@@ -108,6 +113,21 @@ def convert(arguments: argparse.Namespace, name: str) -> str:
     return f"{size(target)}, files: {len(list(target.glob('*.safetensors')))}"
 
 
+def calibrate(arguments: argparse.Namespace) -> str:
+    """Convert the half-precision checkpoint to calibrated INT4, on as many tokens as quantize.py takes."""
+    source, target = arguments.folder / "float16", arguments.folder / CALIBRATED
+    tokenizer = ChatGLMTokenizer.from_pretrained(source)
+    drawn = (each for step in itertools.count() for each in draw_dialogues(seed=0, step=step, count=100))
+    examples, tokens = [], 0
+    while tokens < arguments.calibration_tokens:
+        each = next(drawn)
+        examples.append(encode_dialogue(tokenizer, each.question, each.answer, each.history))
+        tokens += len(examples[-1])
+    shutil.rmtree(target, ignore_errors=True)
+    convert_checkpoint(source, target, 4, False, Calibration(examples, utils.choose_device(arguments.device)))
+    return f"{size(target)}, calibrated on {tokens} tokens"
+
+
 def put_into_one_file(arguments: argparse.Namespace, name: str) -> str:
     """Put a converted checkpoint into one `.bin` file, as the published ones are."""
     folder = arguments.folder / name
@@ -174,12 +194,14 @@ STEPS: dict[str, Callable[[argparse.Namespace], str]] = {
     "chat-3gb": lambda arguments: chat(arguments, max_memory=arguments.max_memory),
     "quantise": quantise,
     **{f"convert-{name}": lambda arguments, name=name: convert(arguments, name) for name in QUANTISED},
+    "calibrate-int4": calibrate,
     **{f"one-file-{name}": lambda arguments, name=name: put_into_one_file(arguments, name) for name in QUANTISED},
     **{f"chat-{name}": lambda arguments, name=name: chat(arguments, name) for name in QUANTISED},
     "stream": stream,
     "p-tuning": tune,
     "api": request,
 }
+ON_REQUEST = ("calibrate-int4",)
 
 
 def size(folder: Path) -> str:
@@ -228,6 +250,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max_memory", default="cpu=2GiB", help="budget of the step chat-3gb")
     parser.add_argument("--tokens", type=int, default=16, help="tokens of an answer; 2 and up")
     parser.add_argument("--tokenizer", type=Path, default=ROOT / "chatglm", help="folder with the vocabulary")
+    parser.add_argument("--calibration_tokens", type=int, default=CALIBRATION_TOKENS, help="of calibrate-int4")
     parser.add_argument("--only", help=f"some of the steps, by commas: {', '.join(STEPS)}")
     parser.add_argument("--keep", action="store_true", help="leave the checkpoints there")
     parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
@@ -241,7 +264,7 @@ def main() -> int:
     if arguments.step:
         run_step(arguments.step, arguments)
         return 0
-    steps = arguments.only.split(",") if arguments.only else list(STEPS)
+    steps = arguments.only.split(",") if arguments.only else [step for step in STEPS if step not in ON_REQUEST]
     if unknown := set(steps) - set(STEPS):
         raise SystemExit(f"no such step: {', '.join(sorted(unknown))}. There are {', '.join(STEPS)}")
     if "write" in steps and (arguments.folder / "float16" / "config.json").exists():
@@ -251,7 +274,7 @@ def main() -> int:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     print("\n".join(lines))
     if not arguments.keep:
-        for name in ("float16", *QUANTISED):
+        for name in ("float16", CALIBRATED, *QUANTISED):
             shutil.rmtree(arguments.folder / name, ignore_errors=True)
     return 1 if failed else 0
 
