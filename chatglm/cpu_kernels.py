@@ -35,6 +35,7 @@ NUMBER_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 PATHS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3}
 BLOCK, LANES = 512, 16  # columns that are quantised together, and groups in them, as in the source
 LARGEST_HEAD = 256
+CACHED_BYTES = 1 << 20  # of a matrix, that stay in the cache from token to token
 COMPILE_SECONDS = 300
 
 # Where checkpoints came from: their `kernels` folder is looked into if there is none beside this module.
@@ -278,6 +279,7 @@ class _Matrix(ctypes.Structure):
     _fields_ = [
         *[("weight", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p)],
         *[("outputs", ctypes.c_int64), ("columns", ctypes.c_int64), ("bits", ctypes.c_int32), ("type", ctypes.c_int32)],
+        ("levels", ctypes.c_int32),
     ]
 
     @classmethod
@@ -291,6 +293,7 @@ class _Matrix(ctypes.Structure):
             layer.in_features,
             layer.bits,
             NUMBER_TYPES[scale.dtype if bias is None else bias.dtype],
+            activation_bits_for(weight) // 8,
         )
 
 
@@ -321,6 +324,15 @@ def available(dtype: torch.dtype) -> bool:
     return dtype in NUMBER_TYPES and library() is not None
 
 
+def activation_bits_for(weight: torch.Tensor) -> int:
+    """Return to how many bits activations are rounded for a packed matrix: 16 if it fits a core's cache, else 8.
+
+    A large matrix comes from memory once a token, and 8 bits leave its arithmetic in the shadow of that. A small one
+    stays in the cache: twice the arithmetic costs little there, and a small model has less to spare for rounding.
+    """
+    return 16 if weight.nbytes <= CACHED_BYTES else 8
+
+
 def linear(
     input: torch.Tensor,
     weight: torch.Tensor,
@@ -328,7 +340,7 @@ def linear(
     bits: int,
     bias: torch.Tensor | None = None,
     path: str | None = None,
-    activation_bits: int = 8,
+    activation_bits: int | None = None,
 ) -> torch.Tensor:
     """Multiply with a quantised matrix on the CPU, activations rounded to 8 or 16 bits in groups of 32.
 
@@ -339,7 +351,8 @@ def linear(
         bits: 4 or 8.
         bias: `[o]` or None.
         path: one of `supported_paths()`; the fastest if None.
-        activation_bits: 8, which errs by about half a percent, or 16, which hardly errs.
+        activation_bits: 8, which errs by about half a percent, or 16, which hardly errs; if None, that of
+            `activation_bits_for`.
 
     Returns:
         `[..., o]` in the input's dtype.
@@ -350,7 +363,7 @@ def linear(
     output = input.new_empty(*input.shape[:-1], outputs)
     if bias is not None and bias.dtype != input.dtype:
         bias = bias.to(input.dtype)
-    levels = activation_bits // 8
+    levels = (activation_bits or activation_bits_for(weight)) // 8
     scratch = _Scratch(rows * levels, columns)
     library().multiply_quantized(
         PATHS[path or supported_paths()[-1]],
@@ -537,8 +550,8 @@ def decode_block(
     inner = matrices[2].out_features
     numbers = b * (6 * width + inner)
     work = torch.empty(numbers + b * keys.shape[1] * cached.longest, dtype=torch.float32)
-    scratch = _Scratch(b, max(width, inner))
     block = _Block((_Norm * 2)(*map(_Norm.of, norms)), (_Matrix * 4)(*map(_Matrix.of, matrices)))
+    scratch = _Scratch(b * max(matrix.levels for matrix in block.matrices), max(width, inner))
     library().decode_block(
         PATHS[supported_paths()[-1]],
         NUMBER_TYPES[output.dtype],

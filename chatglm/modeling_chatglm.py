@@ -460,13 +460,13 @@ class SelfAttention(nn.Module):
         return self.dense(context.transpose(1, 2).reshape(b, s, -1)), probabilities
 
     def _cache_dtype(self, key: Tensor) -> torch.dtype:
-        """Return the dtype to keep keys and values in: half precision where the kernels of a quantised layer decode.
+        """Return the dtype to keep keys and values in: half precision where kernels decode with 8-bit activations.
 
-        Their rounding of activations to 8 bits costs ten times the accuracy that float16 costs; and at 2,048 tokens of
-        ChatGLM-6B, keys and values in float32 would add 1.9 GB to the 3.2 GB of INT4 weights that a token reads.
+        Rounding those costs ten times the accuracy that float16 costs; and at 2,048 tokens of ChatGLM-6B, keys and
+        values in float32 would add 1.9 GB to the 3.2 GB of INT4 weights that a token reads.
         """
         if key.dtype == torch.float32 and self._attends_in_c(key) and not self.dense.exact:
-            return torch.float16
+            return torch.float16 if cpu_kernels.activation_bits_for(self.dense.weight) == 8 else key.dtype
         return key.dtype
 
     def _attends_in_c(self, tensor: Tensor) -> bool:

@@ -850,6 +850,7 @@ typedef struct {
     const void *bias;             /* [o] or NULL */
     int64_t outputs, columns;
     int32_t bits, bias_type;
+    int32_t levels;               /* 1 or 2, for activations of 8 or 16 bits, see `multiply_quantized` */
 } matrix_t;
 
 /* What is done with a product before it is stored: act = GELU, then residual_scale * residual [n, o] is added. */
@@ -860,14 +861,14 @@ typedef struct {
 } epilogue_t;
 
 /* output[n, o] = act(scale[o] * (input[n, :] . weight[o, :]) + bias[o]) + ..., see `epilogue_t`; input and output have
- * elements of their types. levels and scratch: see `multiply_quantized`. */
-static void multiply(int32_t path, const matrix_t *m, int32_t levels, const void *input, int32_t input_type, int64_t rows,
+ * elements of their types. Scratch: see `multiply_quantized`. */
+static void multiply(int32_t path, const matrix_t *m, const void *input, int32_t input_type, int64_t rows,
                      const epilogue_t *epilogue, void *output, int32_t output_type, int8_t *quantized, float *scale,
                      float *total, int32_t threads) {
-    const int64_t outputs = m->outputs, columns = m->columns, blocks = (columns + BLOCK - 1) / BLOCK;
+    const int64_t outputs = m->outputs, columns = m->columns, blocks = (columns + BLOCK - 1) / BLOCK, levels = m->levels;
     const weights_t w = {m->weight, m->scale, outputs, columns, columns * m->bits / 8, m->bits};
     const activations_t a = {quantized, scale, total, rows * levels, blocks};
-    const int many = (path == AVX512 && a.rows > FEW_ROWS) || (path == AVX2 && a.rows > MOST_FEW_ROWS_AVX2);
+    const int many = (path == AVX512 && a.rows > FEW_ROWS) || (path == AVX2 && rows > MOST_FEW_ROWS_AVX2);
     const int64_t tile_outputs = many ? MANY_OUTPUTS : FEW_OUTPUTS, tile_rows = many ? MANY_TILE_ROWS : FEW_ROWS;
     const int64_t tiles = (outputs + tile_outputs - 1) / tile_outputs;
     few_rows_t *few_rows = few_rows_portable;
@@ -883,7 +884,7 @@ static void multiply(int32_t path, const matrix_t *m, int32_t levels, const void
         for (int64_t unit = 0; unit < rows * blocks; unit++) {
             const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * levels;
             const int64_t count = columns - start < BLOCK ? columns - start : BLOCK;
-            quantize_block(input, input_type, n * columns + start, count, NULL, m->bits, levels, quantized + place * BLOCK,
+            quantize_block(input, input_type, n * columns + start, count, NULL, m->bits, m->levels, quantized + place * BLOCK,
                            scale + place * LANES, total + place);
         }
         OPENMP(omp for schedule(static))
@@ -928,9 +929,9 @@ static void multiply(int32_t path, const matrix_t *m, int32_t levels, const void
 void multiply_quantized(int32_t path, int32_t bits, int32_t levels, int32_t type, const void *input, int64_t rows,
                         int64_t columns, const uint8_t *weight, const uint16_t *weight_scale, const void *bias,
                         int64_t outputs, void *output, int8_t *quantized, float *scale, float *total, int32_t threads) {
-    const matrix_t matrix = {weight, weight_scale, bias, outputs, columns, bits, type};
+    const matrix_t matrix = {weight, weight_scale, bias, outputs, columns, bits, type, levels};
     const epilogue_t none = {NULL, 0, 0};
-    multiply(path, &matrix, levels, input, type, rows, &none, output, type, quantized, scale, total, threads);
+    multiply(path, &matrix, input, type, rows, &none, output, type, quantized, scale, total, threads);
 }
 
 /* ---- gradient with respect to the input ---- */
@@ -1232,7 +1233,7 @@ static void normalize(const norm_t *norm, int32_t type, const float *input, int6
  * values of `cache_type`.
  *
  * cosine ... visible, longest ... positions: see `attend`. work [b, 6 e + inner]: scratch, as are scores [b, h, longest]
- * and the rest, see `multiply_quantized`, for the larger of e and inner columns.
+ * and the rest, see `multiply_quantized`, for the larger of e and inner columns and the matrices' most levels.
  */
 void decode_block(int32_t path, int32_t type, int32_t cache_type, const block_t *block, void *hidden, float residual_scale,
                   const void *cosine, const void *sine, void *keys, void *values, const uint8_t *visible,
@@ -1245,13 +1246,13 @@ void decode_block(int32_t path, int32_t type, int32_t cache_type, const block_t 
     const epilogue_t none = {NULL, 0, 0}, act = {NULL, 0, 1}, add = {residual, residual_scale, 0};
     load_floats(hidden, type, 0, batch * width, state);
     for (int64_t b = 0; b < batch; b++) normalize(&block->first, type, state + b * width, width, residual + b * width);
-    multiply(path, &block->query_key_value, 1, residual, FLOAT32, batch, &none, mixed, FLOAT32, quantized, scale, total,
+    multiply(path, &block->query_key_value, residual, FLOAT32, batch, &none, mixed, FLOAT32, quantized, scale, total,
              threads);
     attend(cache_type, type, FLOAT32, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest,
            batch, heads, size, capacity, positions, threads);
-    multiply(path, &block->dense, 1, context, FLOAT32, batch, &add, state, FLOAT32, quantized, scale, total, threads);
+    multiply(path, &block->dense, context, FLOAT32, batch, &add, state, FLOAT32, quantized, scale, total, threads);
     for (int64_t b = 0; b < batch; b++) normalize(&block->second, type, state + b * width, width, residual + b * width);
-    multiply(path, &block->dense_h_to_4h, 1, residual, FLOAT32, batch, &act, inner, FLOAT32, quantized, scale, total,
+    multiply(path, &block->dense_h_to_4h, residual, FLOAT32, batch, &act, inner, FLOAT32, quantized, scale, total,
              threads);
-    multiply(path, &block->dense_4h_to_h, 1, inner, FLOAT32, batch, &add, hidden, type, quantized, scale, total, threads);
+    multiply(path, &block->dense_4h_to_h, inner, FLOAT32, batch, &add, hidden, type, quantized, scale, total, threads);
 }
