@@ -191,7 +191,9 @@ class Page:
             "concurrency_limit": None,
             "outputs": [self.chatbot, self.history, self.question, self.status],
         }
-        self.question.submit(self.ask, [self.question, self.history, *self.sliders], **answering)
+        # "multiple": else Gradio drops a question sent while it still ends the answer before; `answer` takes one by one
+        asked = [self.question, self.history, *self.sliders]
+        self.question.submit(self.ask, asked, trigger_mode="multiple", **answering)
         self.chatbot.example_select(self.ask_example, [self.history, *self.sliders], **answering)
         self.chatbot.retry(self.retry, [self.history, *self.sliders], **answering)
         self.chatbot.edit(self.edit, [self.history, *self.sliders], **answering)
