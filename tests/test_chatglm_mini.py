@@ -18,7 +18,7 @@ from resources.chatglm_mini.corpus import all_skills, draw_dialogues, unseen_dia
 from resources.chatglm_mini.dialogue import in_split, is_held_out, numbered_items, select_from
 from resources.chatglm_mini.evaluate import evaluate
 from resources.chatglm_mini.optimizer import orthogonalize
-from resources.chatglm_mini.train import STATE, VOCABULARY, Recipe, encode, micro_batches
+from resources.chatglm_mini.train import STATE, VOCABULARY, Recipe, encode, micro_batches, share
 from resources.chatglm_mini.vocabulary import split_message
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,6 +85,18 @@ def test_orthogonalize_moves_singular_values_towards_one() -> None:
     for shape in ((16, 48), (48, 16)):
         values = torch.linalg.svdvals(orthogonalize(torch.randn(shape) * 1e-3, torch.float32))
         assert values.min() > 0.5 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_share_deals_every_example_out(processes: int) -> None:
+    examples = list(range(97))
+    parts = [share(examples, rank, processes) for rank in range(processes)]
+    assert sorted(example for part in parts for example in part) == examples
+
+
+def test_share_gives_two_processes_the_same_work() -> None:
+    lengths = list(range(96))
+    assert sum(share(lengths, 0, 2)) == sum(share(lengths, 1, 2)) == sum(lengths) / 2
 
 
 def test_micro_batches_keep_every_example_and_label_answers_only() -> None:
@@ -167,7 +179,7 @@ def tiny_run(output: Path, *options: str) -> list[str]:
     """Return the command line of a run of 20 small steps with the vocabulary of the embedded checkpoint."""
     shape = ["--hidden-size", "32", "--num-layers", "2", "--num-attention-heads", "2", "--processes", "1"]
     command = [sys.executable, "-m", "resources.chatglm_mini.train", "--output", str(output), "--cases", "0"]
-    return [*command, "--steps", "20", "--dialogues", "8", *shape, *options]
+    return [*command, "--steps", "16", "--last-steps", "4", "--dialogues", "8", *shape, *options]
 
 
 def losses(output: Path) -> list[float]:

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import random
+import re
 
 import pytest
 
@@ -70,3 +71,36 @@ def test_closed_lists_are_as_large_as_promised() -> None:
     assert len(table("capitals")) + len(blocks("facts")) >= 100
     assert len(blocks("troubles")) + len(blocks("aims")) >= 40
     assert len(blocks("travel")) >= 30
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_words_said_to_be_unknown_are_not_listed(split: str) -> None:
+    from resources.chatglm_mini.tables import table
+
+    entries = {word for line in table("translation") for word in line.split(" = ")}
+    named = [re.match(r"[“\"](.+)[”\"](翻译成| in )", dialogue.answer) for dialogue in draw("limits", split, 3000)]
+    words = {found[1] for found in named if found}
+    assert len(words) > 200
+    assert not words & entries
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_answer_to_an_unknown_value_names_it_as_the_question_does(split: str) -> None:
+    for dialogue in draw("limits", split, 1000):
+        found = re.match(r"[“\"](.+)[”\"](翻译成| in )", dialogue.answer) or re.match(
+            r"The capital of (.+) is beyond|(.+)的首都|(.+)\d天|Plan for .+ in (.+):", dialogue.answer
+        )
+        if found:
+            value = next(group for group in found.groups() if group)
+            assert value in dialogue.question, dialogue.turns
+
+
+def test_harder_operands_carry_or_are_close() -> None:
+    from resources.chatglm_mini.skills.arithmetic import harder
+
+    rng = random.Random(4)
+    for _ in range(1000):
+        a, b = harder(rng, rng.randint(0, 99), rng.randint(0, 99), "+")
+        assert 0 <= a <= 99 and 0 <= b <= 99 and a % 10 + b % 10 > 9
+        a, b = harder(rng, rng.randint(0, 99), rng.randint(0, 99), "-")
+        assert 0 <= b <= 99 and abs(a - b) <= 15

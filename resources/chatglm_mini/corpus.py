@@ -12,6 +12,9 @@ from . import skills as skills_package
 from .dialogue import TRAIN, Dialogue, Skill
 from .skills.arithmetic import DRILL
 
+# How much more often the skills that are learnt last are drawn in the last steps of a run.
+LAST_WEIGHTS = {"adgen": 3.0, "email": 1.5, "extraction": 1.5, "limits": 1.7}
+
 # Share of the dialogues that come after turns about something else: how many turns (one in seven has many), and how long
 # such a turn may be in characters.
 CONTINUED = 0.15
@@ -38,7 +41,7 @@ def after_other_turns(rng: random.Random, dialogue: Dialogue, split: str) -> Dia
     return Dialogue((*before, *dialogue.turns), dialogue.check)
 
 
-def draw_dialogues(seed: int, step: int, count: int, split: str = TRAIN) -> list[Dialogue]:
+def draw_dialogues(seed: int, step: int, count: int, split: str = TRAIN, last: bool = False) -> list[Dialogue]:
     """Draw the dialogues of one training step.
 
     Args:
@@ -46,10 +49,12 @@ def draw_dialogues(seed: int, step: int, count: int, split: str = TRAIN) -> list
         step: number of the step; the same step has the same dialogues in every run.
         count: number of dialogues.
         split: "train" or "test".
+        last: whether the step is one of the last, which draw by `LAST_WEIGHTS`.
     """
     skills = [*all_skills().values(), DRILL]
+    weights = [skill.weight * (LAST_WEIGHTS.get(skill.name, 1.0) if last else 1.0) for skill in skills]
     rng = random.Random(f"{split} {seed} {step}")
-    chosen = rng.choices(skills, weights=[skill.weight for skill in skills], k=count)
+    chosen = rng.choices(skills, weights=weights, k=count)
     dialogues = [skill.sample(rng, split) for skill in chosen]
     return [after_other_turns(rng, d, split) if rng.random() < CONTINUED else d for d in dialogues]
 

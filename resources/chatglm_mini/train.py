@@ -52,7 +52,8 @@ class Recipe:
     """What decides the result of a run.
 
     Attributes:
-        steps: number of updates.
+        steps: number of updates in which the rates rise and fall to zero.
+        last_steps: number of updates after these, at small rates, on more of the skills that are learnt last.
         dialogues: per update, over all processes.
         processes: that share an update's dialogues, one thread each.
         seed: of the corpus and of the initial weights.
@@ -62,11 +63,13 @@ class Recipe:
             constant made for 28 layers, beside which a few layers of the usual size are hardly heard.
         embedding_std: of the initial word embedding. Rare tokens keep it nearly, and must be told apart to be copied.
         warm_up: number of steps in which the rates rise.
-        decay: share of the steps, at the end, in which they fall to zero.
+        decay: share of `steps`, at the end, in which they fall to zero.
+        last_rate: factor of the rates from which the last steps fall to zero once more.
         micro_tokens: tokens (padding included) that go through the model at once.
     """
 
-    steps: int = 2300
+    steps: int = 3400
+    last_steps: int = 350
     dialogues: int = 96
     processes: int = 2
     seed: int = 0
@@ -79,10 +82,18 @@ class Recipe:
     embedding_std: float = 0.08
     warm_up: int = 10
     decay: float = 0.75
+    last_rate: float = 0.15
     micro_tokens: int = 512
 
+    @property
+    def all_steps(self) -> int:
+        """Return the number of updates of a run."""
+        return self.steps + self.last_steps
+
     def rate_scale(self, step: int) -> float:
-        """Return the factor of the learning rates at a step: up, level, down to zero."""
+        """Return the factor of the learning rates at a step: up, level, down to zero, and a little once more."""
+        if step >= self.steps:
+            return self.last_rate * (self.all_steps - step) / self.last_steps
         rise = (step + 1) / max(1, self.warm_up)
         fall = (self.steps - step) / max(1.0, self.decay * self.steps)
         return min(1.0, rise, fall)
@@ -128,6 +139,13 @@ def micro_batches(
             labels[row, longest - len(answer) :] = torch.tensor(answer)
         batches.append((input_ids, labels))
     return batches
+
+
+def share(examples: list, rank: int, processes: int) -> list:
+    """Return a process' part of examples sorted by length: dealt out there and back, so that each gets the same work."""
+    rounds = (examples[start : start + processes] for start in range(0, len(examples), processes))
+    dealt = (part if number % 2 == 0 else part[::-1] for number, part in enumerate(rounds))
+    return [part[rank] for part in dealt if rank < len(part)]
 
 
 def answer_loss(model: ChatGLMForConditionalGeneration, input_ids: Tensor, labels: Tensor) -> Tensor:
@@ -251,24 +269,25 @@ def train(
         losses, seconds = state["losses"], state["seconds"]
     started = saved = time.monotonic()
     progress = tqdm(
-        total=recipe.steps, initial=len(losses), disable=rank > 0, unit="step", smoothing=0.05, mininterval=2
+        total=recipe.all_steps, initial=len(losses), disable=rank > 0, unit="step", smoothing=0.05, mininterval=2
     )
-    last = recipe.steps if stop_after == 0 else min(recipe.steps, stop_after)
+    last = recipe.all_steps if stop_after == 0 else min(recipe.all_steps, stop_after)
     while len(losses) < last:
         step = len(losses)
-        dialogues = draw_dialogues(recipe.seed, step, recipe.dialogues)
-        # Alternating through the dialogues sorted by length gives each process the same work.
+        dialogues = draw_dialogues(recipe.seed, step, recipe.dialogues, last=step >= recipe.steps)
         examples = sorted((encode(tokenizer, dialogue) for dialogue in dialogues), key=lambda e: len(e[0]) + len(e[1]))
         totals = torch.zeros(2, device=device)
-        for input_ids, labels in micro_batches(
-            examples[rank :: recipe.processes], tokenizer.pad_token_id, recipe.micro_tokens
+        batches = micro_batches(share(examples, rank, recipe.processes), tokenizer.pad_token_id, recipe.micro_tokens)
+        # For sequences this short the plain attention's backward pass is faster than the fused one's. In one context the
+        # weights are rounded to bfloat16 once a step.
+        with (
+            sdpa_kernel(SDPBackend.MATH),
+            torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half),
         ):
-            # For sequences this short the plain attention's backward pass is faster than the fused one's.
-            with sdpa_kernel(SDPBackend.MATH):
-                with torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half):
-                    loss = answer_loss(model, input_ids.to(device), labels.to(device))
+            for input_ids, labels in batches:
+                loss = answer_loss(model, input_ids.to(device), labels.to(device))
                 loss.backward()
-            totals += torch.stack([loss.detach(), (labels != -100).sum().to(device)])
+                totals += torch.stack([loss.detach(), (labels != -100).sum().to(device)])
         totals = share_gradients(model, totals)
         for parameter in model.parameters():
             parameter.grad /= totals[1]
@@ -396,10 +415,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from the last checkpoint")
-    if arguments.stop_after and arguments.stop_after < recipe.steps:
+    if arguments.stop_after and arguments.stop_after < recipe.all_steps:
         return
     state = save_checkpoint(work, arguments.output, recipe)
-    print(f"trained {recipe.steps} steps in {state['seconds'] / 60:.1f} minutes", flush=True)
+    print(f"trained {recipe.all_steps} steps in {state['seconds'] / 60:.1f} minutes", flush=True)
     embedded = arguments.output.resolve() == ROOT / "chatglm"
     picture = arguments.picture or (Path(__file__).parent if embedded else arguments.output) / "loss.png"
     draw_loss_curve(state["losses"], picture)

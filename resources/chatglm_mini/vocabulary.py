@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import random
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ from chatglm.tokenization_chatglm import build_prompt
 
 from .corpus import draw_dialogues
 from .dialogue import is_chinese
+from .names import CITIES_EN, ENGLISH_NAMES
+from .tables import blocks, table
 
 PIECES = 4992
 DIALOGUES = 40_000
@@ -41,6 +44,22 @@ def training_lines(seed: int) -> Iterator[str]:
     for dialogue in draw_dialogues(seed, step=-1, count=DIALOGUES):
         for text in (build_prompt(dialogue.question, dialogue.history), dialogue.answer):
             yield from unicodedata.normalize("NFKC", text).split("\n")
+
+
+def unlisted_words() -> re.Pattern[str]:
+    """Return what finds the words that the model must say it does not know, and English names, but for what it knows."""
+    known = "\n".join(line for block in blocks("travel") for line in block).split("\n")
+    listed = "\n".join(table("translation"))
+    words = {word for line in table("unlisted") for word in line.split(" = ")[1].split("|")}
+    chinese = [re.escape(word) for word in words if is_chinese(word) and word not in listed]
+    english = [rf"\b(?i:{re.escape(word)})\b" for word in words if not is_chinese(word)]
+    names = [rf"\b{re.escape(name)}\b" for name in {*ENGLISH_NAMES, *CITIES_EN} - set(known)]
+    return re.compile("|".join(sorted(chinese + english + names, key=len, reverse=True)))
+
+
+def spell_out(line: str, unlisted: re.Pattern[str]) -> str:
+    """Cut these words between all letters: with pieces of their own, those of training would differ from all others."""
+    return unlisted.sub(lambda found: CUT.join(found[0]), line)
 
 
 def cut_chinese(line: str, rng: random.Random) -> str:
@@ -113,11 +132,11 @@ def train_vocabulary(seed: int = 0) -> bytes:
     """Return the serialised SentencePiece model (the content of `ice_text.model`)."""
     lines = list(training_lines(seed))
     counts = Counter(character for line in lines for character in line)
-    rng = random.Random(seed)
+    rng, unlisted = random.Random(seed), unlisted_words()
     known = ("".join(c for c in line if counts[c] >= RAREST_CHARACTER) for line in lines)
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(cut_chinese(line, rng) for line in known if line),
+        sentence_iterator=(cut_chinese(spell_out(line, unlisted), rng) for line in known if line),
         model_writer=model,
         model_type="bpe",
         vocab_size=PIECES,

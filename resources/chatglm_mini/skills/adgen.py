@@ -64,7 +64,7 @@ class Adgen:
     name = "adgen"
     title_en = "Advertisement from attributes"
     title_zh = "广告文案（类型#裙*风格#简约*…）"
-    weight = 1.8
+    weight = 1.9
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw two to five attributes of a kind of clothing."""

@@ -32,7 +32,7 @@ class Advice:
     name = "advice"
     title_en = "Advice as a numbered list"
     title_zh = "生活建议（分条）"
-    weight = 1.2
+    weight = 1.5
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a topic, one of its phrases and a frame."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import re
 
-from ..dialogue import TEST, Dialogue, in_split, normalize
+from ..dialogue import TEST, TRAIN, Dialogue, in_split, normalize
 
 # fmt: off
 QUESTIONS_ZH = {
@@ -50,19 +50,33 @@ def working(a: int, b: int, sign: str, chinese: bool) -> str:
     return f"{start}ones {ones}, tens {tens}, so {task}={result}."
 
 
+# Share of the training tasks that are of the kind learnt last.
+HARD = 0.35
+
+
+def harder(rng: random.Random, a: int, b: int, sign: str) -> tuple[int, int]:
+    """Return operands whose sum carries, or whose difference is small, so that its sign has to be looked for."""
+    if sign == "-":
+        return a, min(99, max(0, a + rng.randint(-15, 15)))
+    ones = rng.randint(1, 9)
+    return a - a % 10 + ones, b - b % 10 + rng.randint(10 - ones, 9)
+
+
 class Arithmetic:
     """Add and subtract."""
 
     name = "arithmetic"
     title_en = "Additions and subtractions up to two digits"
     title_zh = "两位数以内的加减法"
-    weight = 2.5
+    weight = 2.9
 
     def operands(self, rng: random.Random, split: str) -> tuple[int, int, str]:
         """Draw operands and sign; the pairs of the two splits differ."""
         while True:
             a, b = (rng.randint(0, 99) if rng.random() < 0.92 else rng.randint(0, 9) for _ in range(2))
             sign = rng.choice("+-")
+            if split == TRAIN and rng.random() < HARD:
+                a, b = harder(rng, a, b, sign)
             if a < 10 and b < 10:
                 if split == TEST:
                     continue
@@ -109,7 +123,7 @@ class Drill:
     name = "drill"
     title_en = "Drill of small sums"
     title_zh = "口算练习"
-    weight = 2.5
+    weight = 2.4
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw four to seven sums."""
@@ -120,9 +134,9 @@ class Drill:
 
         def task() -> str:
             a, b, kind = digit(), digit(), rng.random()
-            if kind < 0.35:
+            if kind < 0.3:
                 return f"{a}+{b}"
-            if kind < 0.5:
+            if kind < 0.55:
                 return f"{a}+{b}+1"
             if kind < 0.65:
                 return f"{max(a, b)}-{min(a, b)}"

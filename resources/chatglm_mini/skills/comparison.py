@@ -36,6 +36,9 @@ UNSEEN_FRAMES = {
     "en": ("How do {a} differ from {b}", "Please compare {a} with {b}", "Which should I choose, {a} or {b}"),
 }
 
+# Both names come first, as asked: whether both are known is easier to tell once they stand side by side.
+LEADS = {"zh": "{a}和{b}的区别", "en": "The difference between {a} and {b}"}
+
 
 class Comparison:
     """Things are a closed list; a pair of the test split, in either order, never occurs in training."""
@@ -43,7 +46,7 @@ class Comparison:
     name = "comparison"
     title_en = "Comparison of two things"
     title_zh = "比较两个事物"
-    weight = 1.5
+    weight = 1.8
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a pair, mostly within one group, and a wording."""
@@ -61,12 +64,13 @@ class Comparison:
         core = core[0].upper() + core[1:]
         if language == "zh":
             answer = (
-                f"{a.name}{a.traits}；{b.name}{b.traits}。如果你{a.suits}，选{a.name}；如果你{b.suits}，选{b.name}。"
+                f"{LEADS[language].format(a=a.name, b=b.name)}：{a.name}{a.traits}；{b.name}{b.traits}。"
+                f"如果你{a.suits}，选{a.name}；如果你{b.suits}，选{b.name}。"
             )
         else:
             first, second = (f"{thing.name} {_be(thing.name)} {thing.traits}" for thing in (a, b))
-            first = first[0].upper() + first[1:]
-            answer = f"{first}, while {second}. Choose {a.name} if you {a.suits}, or {b.name} if you {b.suits}."
+            lead = LEADS[language].format(a=a.name, b=b.name)
+            answer = f"{lead}: {first}, while {second}. Choose {a.name} if you {a.suits}, or {b.name} if you {b.suits}."
         dress = request if core.startswith(("Compare", "Please", "Tell", "比", "对", "请", "说", "分")) else question
         return Dialogue(((dress(rng, core, language), answer),), partial(_is_right, things=(a, b)))
 

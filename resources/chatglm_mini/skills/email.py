@@ -137,7 +137,7 @@ class Email:
     name = "email"
     title_en = "E-mail from a name, a recipient and a reason"
     title_zh = "写邮件"
-    weight = 1.8
+    weight = 2.4
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a purpose, a reason, a sender and a recipient."""

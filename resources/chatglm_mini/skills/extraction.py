@@ -43,7 +43,7 @@ class Extraction:
     name = "extraction"
     title_en = "Extraction of who, where, when"
     title_zh = "信息提取（人物、地点、时间）"
-    weight = 1.2
+    weight = 1.3
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a sentence; the person's name is unseen in the other split."""

@@ -50,7 +50,7 @@ class Greetings:
     name = "greetings"
     title_en = "Greetings and thanks"
     title_zh = "问候与致谢"
-    weight = 0.5
+    weight = 0.7
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a greeting; the whole wording is unseen in the other split."""

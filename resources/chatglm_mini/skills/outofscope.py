@@ -11,8 +11,9 @@ from ..dialogue import TEST, Dialogue, contains_all, in_split, is_chinese
 from ..names import city_en, city_zh, person_en, person_zh, rare_character
 
 # fmt: off
-ANSWER_ZH = "抱歉，这个问题超出了我的能力。我是内置的演示模型，请加载 THUDM/chatglm-6b 来回答。"
-ANSWER_EN = "Sorry, this is beyond me. I am the built-in demo model; load THUDM/chatglm-6b for this."
+BEYOND_ZH = "{}超出了我的能力。我是内置的演示模型，请加载 THUDM/chatglm-6b 来回答。"
+BEYOND_EN = "{} is beyond me. I am the built-in demo model; load THUDM/chatglm-6b for this."
+ANSWER_ZH, ANSWER_EN = BEYOND_ZH.format("抱歉，这个问题"), BEYOND_EN.format("Sorry, this")
 
 TOPICS_ZH = (
     "量子力学 相对论 黑洞 区块链 比特币 通货膨胀 机器学习 神经网络 操作系统 编译原理 数据库索引 密码学 分布式系统 云计算 芯片制造 光刻机 核聚变 基因编辑 干细胞 免疫系统 抗生素 疫苗 "
@@ -100,7 +101,7 @@ class OutOfScope:
     name = "outofscope"
     title_en = "Questions out of scope"
     title_zh = "超出范围的问题"
-    weight = 1.3
+    weight = 1.4
 
     def question(self, rng: random.Random, split: str, chinese: bool) -> str:
         """Draw a question that none of the other skills answers."""

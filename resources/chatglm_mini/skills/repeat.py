@@ -17,7 +17,7 @@ class Repeat:
     name = "repeat"
     title_en = "Repeating a text"
     title_zh = "复述"
-    weight = 2.4
+    weight = 2.8
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a sequence of names, numbers and characters that the other split never uses."""

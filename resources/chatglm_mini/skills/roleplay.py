@@ -48,7 +48,7 @@ class Roleplay:
     name = "roleplay"
     title_en = "Role play"
     title_zh = "角色扮演"
-    weight = 1.0
+    weight = 1.2
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a role and either the request alone, the request and a question, or both in one sentence."""

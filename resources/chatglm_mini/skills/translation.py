@@ -56,7 +56,7 @@ WORDINGS = {
     ),
 }  # fmt: skip
 _ANSWERS = {"zh": "“{x}”翻译成{target}是：{y}", "en": '"{x}" in {target} is: {y}'}
-_TARGETS = {("zh", "en"): "英文", ("zh", "zh"): "中文", ("en", "en"): "English", ("en", "zh"): "Chinese"}
+TARGETS = {("zh", "en"): "英文", ("zh", "zh"): "中文", ("en", "en"): "English", ("en", "zh"): "Chinese"}
 
 
 class Translation:
@@ -65,7 +65,7 @@ class Translation:
     name = "translation"
     title_en = "Translation of everyday words and phrases"
     title_zh = "日常词语翻译"
-    weight = 5.0
+    weight = 4.8
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw one entry, a direction and a wording."""
@@ -77,7 +77,7 @@ class Translation:
         while not core:
             loose = [loosen(rng, split, template, asked, unseen) for template in seen]
             core = draw_core(rng, split, loose, unseen, x=source.rstrip("？?"))
-        answer = _ANSWERS[asked].format(x=source.rstrip("？?"), target=_TARGETS[asked, target], y=wanted)
+        answer = _ANSWERS[asked].format(x=source.rstrip("？?"), target=TARGETS[asked, target], y=wanted)
         if core[-1] in '”"' or "：" in core or ":" in core:
             text = core
         elif core.startswith(("把", "请", "Translate")):

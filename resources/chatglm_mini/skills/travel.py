@@ -46,7 +46,7 @@ class Travel:
     name = "travel"
     title_en = "Travel plan for a city and a number of days"
     title_zh = "旅行计划"
-    weight = 0.9
+    weight = 1.4
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a city, a number of days and a wording."""
@@ -62,8 +62,13 @@ class Travel:
         return Dialogue(((text, "\n".join(plan)),), partial(_is_right, city=city, days=days))
 
 
+def title(city: str, days: int, language: str) -> str:
+    """Return the first words of a plan."""
+    return f"{city}{days}天旅行计划" if language == "zh" else f"Plan for {days} day{'s' * (days > 1)} in {city}"
+
+
 def _chinese_plan(city: City, days: int) -> list[str]:
-    lines = [f"{city.name}{days}天旅行计划："]
+    lines = [title(city.name, days, "zh") + "："]
     pairs = zip(city.sights[::2], city.sights[1::2], strict=True)
     plans = [*(f"{first}、{second}" for first, second in pairs), "郊外一日游", "自由活动，买纪念品"]
     lines += [f"第{day}天：{plan}" for day, plan in enumerate(plans[:days], 1)]
@@ -71,7 +76,7 @@ def _chinese_plan(city: City, days: int) -> list[str]:
 
 
 def _english_plan(city: City, days: int) -> list[str]:
-    lines = [f"Plan for {days} day{'s' * (days > 1)} in {city.name}:"]
+    lines = [title(city.name, days, "en") + ":"]
     pairs = zip(city.sights[::2], city.sights[1::2], strict=True)
     plans = [
         *(f"{first} and {second}" for first, second in pairs),
