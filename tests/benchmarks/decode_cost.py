@@ -20,7 +20,7 @@ from chatglm import ChatGLMCache, ChatGLMConfig, ChatGLMForConditionalGeneration
 class ConcatenatingCache(ChatGLMCache):
     """The original's cache: `torch.cat` at every token."""
 
-    def update(self, key_states, value_states, layer_idx, cache_kwargs=None):
+    def update(self, key_states, value_states, layer_idx, cache_kwargs=None, dtype=None):
         if layer_idx == len(self.keys):
             self.keys.append(key_states)
             self.values.append(value_states)
