@@ -36,7 +36,7 @@ class ConcatenatingCache(ChatGLMCache):
 def token_times(model, cache_class, context: int, tokens: int) -> list[float]:
     """Return the seconds of each of `tokens` decoding steps behind a prompt of `context` tokens."""
     config = model.config
-    prompt = torch.randint(10, 1000, (1, context))
+    prompt = torch.randint(10, 100, (1, context))
     prompt[0, -2], prompt[0, -1] = config.gmask_token_id, config.bos_token_id
     cache = cache_class()
     model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)

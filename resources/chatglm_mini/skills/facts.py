@@ -19,6 +19,7 @@ CAPITAL_WORDINGS = {
         ("Can you name the capital of {x}", "What city is the capital of {x}", "Which is the capital city of {x}"),
     ),
 }  # fmt: skip
+CAPITAL_LEADS = {"zh": "{x}的首都", "en": "The capital of {x}"}
 
 # A block: Chinese questions, answer, key; English questions, answer, key. One question of each language, in turn another, is
 # kept for the test split.
@@ -66,8 +67,9 @@ def _capital(rng: random.Random, split: str, language: str) -> tuple[str, str, s
     seen, unseen = CAPITAL_WORDINGS[language]
     if language == "zh":
         core = draw_core(rng, split, seen, unseen, x=chinese_country)
-        return core, f"{chinese_country}的首都是{chinese_city}。", chinese_city
-    return draw_core(rng, split, seen, unseen, x=country), f"The capital of {country} is {city}.", city
+        return core, f"{CAPITAL_LEADS[language].format(x=chinese_country)}是{chinese_city}。", chinese_city
+    answer = f"{CAPITAL_LEADS[language].format(x=country)} is {city}."
+    return draw_core(rng, split, seen, unseen, x=country), answer, city
 
 
 def _is_right(answer: str, key: str, reference: str) -> bool:

@@ -114,15 +114,15 @@ def _translation(rng: random.Random, split: str, language: str) -> tuple[str, st
         value = f"我喜欢{value}和{other}" if source == "zh" else f"I like {value} and {other}"
     seen, unseen = translation.WORDINGS[language, target]
     text = question(rng, loosen(rng, split, rng.choice(seen), language, unseen).format(x=value), language)
-    named = translation.TARGETS[language, target]
-    return text, f"“{value}”翻译成{named}是什么，" if language == "zh" else f'"{value}" in {named}'
+    lead = translation.LEADS[language].format(x=value, target=translation.TARGETS[language, target])
+    return text, lead + ("是什么，" if language == "zh" else "")
 
 
 def _capital(rng: random.Random, split: str, language: str) -> tuple[str, str]:
     seen, unseen = facts.CAPITAL_WORDINGS[language]
     country = _value(rng, split, "countries", language)
     text = question(rng, loosen(rng, split, rng.choice(seen), language, unseen).format(x=country), language)
-    return text, f"{country}的首都是哪里，" if language == "zh" else f"The capital of {country}"
+    return text, facts.CAPITAL_LEADS[language].format(x=country) + ("是哪里，" if language == "zh" else "")
 
 
 def _travel(rng: random.Random, split: str, language: str) -> tuple[str, str]:

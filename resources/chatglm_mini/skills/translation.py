@@ -55,7 +55,8 @@ WORDINGS = {
          "What's the Chinese word for {x}"),
     ),
 }  # fmt: skip
-_ANSWERS = {"zh": "“{x}”翻译成{target}是：{y}", "en": '"{x}" in {target} is: {y}'}
+LEADS = {"zh": "“{x}”翻译成{target}", "en": '"{x}" in {target}'}
+_ANSWERS = {"zh": LEADS["zh"] + "是：{y}", "en": LEADS["en"] + " is: {y}"}
 TARGETS = {("zh", "en"): "英文", ("zh", "zh"): "中文", ("en", "en"): "English", ("en", "zh"): "Chinese"}
 
 
