@@ -84,11 +84,12 @@ class PageArguments(ServingArguments):
 
 
 class Asking:
-    """A question of a browser tab on its way to its answer."""
+    """A question of a browser tab on its way to its answer; `instead` is what the page shows once it is forgotten."""
 
     def __init__(self) -> None:
         self.answer: Answer | None = None
         self.stopped = False
+        self.instead: dict | None = None
 
     def stop(self) -> None:
         """End the answer, now or as soon as it begins."""
@@ -245,7 +246,7 @@ class Page:
         """
         texts, tab = TEXTS[self.language(request)], request.session_hash
         if tab in self.asking or not query.strip():
-            yield {}
+            yield gr.skip()
             return
         asking = self.asking[tab] = Asking()
         reply, notes = "", []
@@ -275,11 +276,12 @@ class Page:
             notes = [describe(error, texts)]
         finally:  # also where the tab was closed
             asking.stop()
-            forgotten = self.asking.get(tab) is not asking
-            if not forgotten:
+            current = self.asking.get(tab)
+            if current is asking:
                 del self.asking[tab]
-        if forgotten:
-            yield {}
+        if current is not asking:
+            # The last view may have reached the page after what took its place, so that is shown once more.
+            yield asking.instead if current is None else gr.skip()
             return
         if reply:
             box = gr.Textbox(submit_btn=True, stop_btn=False)
@@ -319,7 +321,7 @@ class Page:
     def undo(self, request: gr.Request, history: list) -> dict:
         """Forget the last round, and put its question back for another wording."""
         if request.session_hash in self.asking:
-            return {}
+            return gr.skip()
         *history, (query, _) = history
         return {self.chatbot: messages(history), self.history: history, self.question: query, self.status: ""}
 
@@ -330,14 +332,21 @@ class Page:
 
     def forget(self, request: gr.Request) -> dict:
         """End the visitor's running answer and forget all rounds."""
-        if request.session_hash in self.asking:
-            self.asking.pop(request.session_hash).stop()
-        return {
-            self.chatbot: [],
-            self.history: [],
+        return self.replace(request, [], {self.status: ""})
+
+    def replace(self, request: gr.Request, history: list[list[str]], note: dict) -> dict:
+        """End the visitor's running answer and show another chat, with a note below it."""
+        changes = {
+            self.chatbot: messages(history),
+            self.history: history,
             self.question: gr.Textbox(submit_btn=True, stop_btn=False),
-            self.status: "",
+            **note,
         }
+        if asking := self.asking.get(request.session_hash):
+            asking.instead = changes
+            self.asking.pop(request.session_hash, None)
+            asking.stop()
+        return changes
 
     def read(self, request: gr.Request, data: bytes) -> dict:
         """Show the chat that a file holds, in place of the one there is."""
@@ -346,9 +355,7 @@ class Page:
             history = read_history(data)
         except ValueError as error:
             return self.note([texts["wrong_file"].format(error)])
-        changes = self.forget(request)
-        changes |= {self.chatbot: messages(history), self.history: history}
-        return changes | self.note([texts["loaded"].format(len(history))])
+        return self.replace(request, history, self.note([texts["loaded"].format(len(history))]))
 
 
 class ContentSecurityPolicy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -10,7 +11,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from replay import ReplayEngine, write_small_checkpoint
@@ -202,7 +205,7 @@ def test_retry_undo_and_edit(visit, site):
     tuple(map(int, gradio.__version__.split(".")[:2])) < (6, 18),
     reason="with Gradio 6.17, all that goes with transformers 4.40, clearing does not end a running answer",
 )
-def test_clear_ends_the_answer_and_the_history(visit, site):
+def test_clear_ends_the_answer_and_the_history(visit, site, capfd):
     person, site.engine.seconds = visit(), 0.05
     person.ask("long")
     expect(person.page.locator("#chat .bot .md")).to_contain_text("abcdefghij")
@@ -212,6 +215,27 @@ def test_clear_ends_the_answer_and_the_history(visit, site):
     site.engine.seconds = 0
     person.ask("new")
     person.shows("new", "answer 0 to new")
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("another", [False, True])
+def test_forgotten_answer_ends_with_what_took_its_place(site, another):
+    with gradio.Blocks():
+        page = web_demo.Page(site.engine, SamplingArguments(), "en")
+    visitor, site.engine.seconds = SimpleNamespace(session_hash="tab", headers={}), 0.05
+
+    async def ask_and_clear() -> tuple[dict, list[dict]]:
+        views = page.ask(visitor, "long", [], 2048, 0.7, 0.95)
+        assert (await anext(views))[page.chatbot]
+        cleared = page.forget(visitor)
+        if another:
+            page.asking["tab"] = web_demo.Asking()
+        return cleared, [changes async for changes in views]
+
+    with ThreadPoolExecutor() as executor:  # in this thread Playwright has a loop that runs
+        cleared, after = executor.submit(asyncio.run, ask_and_clear()).result()
+    assert cleared[page.chatbot] == cleared[page.history] == []
+    assert after[-1] == (gradio.skip() if another else cleared)
 
 
 def test_examples_are_asked_in_the_browsers_language(visit):
