@@ -49,7 +49,7 @@ class ChatGLMConfig(PretrainedConfig):
 
     model_type = "chatglm"
     attribute_map = {"num_hidden_layers": "num_layers", "max_position_embeddings": "max_sequence_length"}
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]  # both names of it, see modeling
 
     def __init__(
         self,

@@ -13,9 +13,9 @@ P-Tuning v2 (2110.07602); parameter names and numbers of THUDM/chatglm-6b v1.1.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
@@ -29,21 +29,37 @@ from transformers.utils import logging
 
 from . import cpu_kernels
 
-# compat: transformers 4.4x copies the Python files of a checkpoint that this file names in just this form, no others
+# the library copies the Python files of a checkpoint that this file names in just this form, no others
 from .configuration_chatglm import ChatGLMConfig
 from .cpu_kernels import KernelError  # noqa: F401
 from .cuda_decode import decode_step, is_intercepted, release_graphs
 from .cuda_kernels import linear  # noqa: F401
-from .generation_chatglm import FiniteLogits, GenerationThread, OneLanguage, StopWhen
+from .generation_chatglm import (
+    AnswerText,
+    FiniteLogits,
+    ForbidTokens,
+    GenerationThread,
+    InvalidScoreLogitsProcessor,  # noqa: F401  (found here by programs written for the original)
+    Sampler,
+    StopWhen,
+    decode,
+    end_token_ids,
+    foreign_tokens,
+    process_response,
+)
 from .quantization import BlockQuantizer, QuantizedLinear, tie_quantized_embeddings
 from .quantization import quantize as quantize_layers
-from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder
+from .tokenization_chatglm import ChatGLMTokenizer
 
 logger = logging.get_logger(__name__)
 
 CACHE_STEP = 256  # tokens by which the key/value cache grows
 # compat: sqrt(2 l) of the 28-layer model; the original uses it whatever `num_layers` says
 RESIDUAL_SCALE = math.sqrt(2 * 28)
+
+# compat: transformers 5.24 renamed the cache; this is what the library calls it in `generate` and in its outputs
+CACHE_NAME = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
+OTHER_CACHE_NAME = {"cache": "past_key_values", "past_key_values": "cache"}[CACHE_NAME]
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -198,8 +214,11 @@ class ChatGLMCache(Cache):
         layout: of the prompt whose keys are held.
     """
 
+    # what `generate` asks of a cache; the base class derives it from layers, which this one has not
+    layers = ()
     is_compileable = False
     is_croppable = True
+    is_linear = (False,)
     is_sliding = ()
 
     def __init__(self) -> None:
@@ -329,6 +348,29 @@ def _holds_tokens(past_key_values) -> bool:
     if isinstance(past_key_values, Cache):
         return past_key_values.get_seq_length() > 0
     return past_key_values[0] is not None
+
+
+def one_cache(cache, past_key_values):
+    """Return the cache that a caller gave under either of its names, None if under neither.
+
+    Raises:
+        ValueError: two different ones.
+    """
+    if cache is not None and past_key_values is not None and cache is not past_key_values:
+        raise ValueError("cache and past_key_values are two names of one argument: give one of them")
+    return past_key_values if cache is None else cache
+
+
+class ModelOutput(BaseModelOutputWithPast):
+    """The library's output of the blocks, its cache under both names: `cache` and `past_key_values`."""
+
+
+class CausalOutput(CausalLMOutputWithPast):
+    """The library's output of the whole model, its cache under both names: `cache` and `past_key_values`."""
+
+
+for _output in (ModelOutput, CausalOutput):
+    setattr(_output, OTHER_CACHE_NAME, property(lambda output: getattr(output, CACHE_NAME)))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -609,20 +651,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Load weights in the number format they are stored in and without a second copy, unless told otherwise."""
-        # compat: transformers 5 does so by default; before, weights became float32 in a randomly filled model.
-        # A device map, even of one device, makes 4.4x find the missing weights (else meta tensors look tied).
-        one_device, rounds_scales = False, False
-        if int(transformers_version.split(".")[0]) < 5:
-            kwargs.setdefault("torch_dtype", "auto")
-            kwargs.setdefault("low_cpu_mem_usage", True)
-            one_device = kwargs["low_cpu_mem_usage"] and kwargs.get("device_map") is None
-            if one_device:
-                kwargs["device_map"] = {"": "cpu"}
-            if kwargs["torch_dtype"] in (torch.bfloat16, "bfloat16"):  # it would round a quantised model's scales, too
-                config = kwargs.get("config") or ChatGLMConfig.from_pretrained(pretrained_model_name_or_path)
-                if config.quantization_bit:
-                    rounds_scales, kwargs["torch_dtype"] = True, torch.float16
+        """Load weights as the library does, and refuse a quantised checkpoint without its scales."""
         wants_report = kwargs.pop("output_loading_info", False)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
         model, report = loaded
@@ -632,10 +661,6 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
                 f"{pretrained_model_name_or_path}: quantization_bit is {model.config.quantization_bit}, but "
                 f"{len(missing)} scales are missing ({missing[0]} first): weights and config.json do not go together"
             )
-        if one_device:
-            del model.hf_device_map
-        if rounds_scales:
-            model.bfloat16()
         model.freeze_for_prefix()  # loading makes new parameters
         return loaded if wants_report else model
 
@@ -684,7 +709,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
-    ) -> tuple | BaseModelOutputWithPast:
+        cache: ChatGLMCache | None = None,
+    ) -> tuple | ModelOutput:
         """Compute the hidden states of new tokens.
 
         Args:
@@ -692,7 +718,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             position_ids: int64 [b, 2, s]; from the ids if not given.
             attention_mask: 1 for tokens, 0 for padding [b, t]; or the tokenizer's [b, 1, s, s] (true means blocked);
                 from the padding tokens on the left if not given. Not needed once the prompt is cached.
-            past_key_values: the cache that a former call returned.
+            cache: the cache that a former call returned; `past_key_values` is its older name.
             inputs_embeds: [b, s, e] instead of `input_ids`; then `position_ids` must be given, and tokens whose
                 second position is 0 count as the prompt.
             use_cache: whether to return a cache; `config.use_cache` outside of training if not given.
@@ -701,7 +727,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             `last_hidden_state` [b, s, e], and the cache, hidden states and attention weights if asked for.
 
         Raises:
-            ValueError: neither or both of `input_ids` and `inputs_embeds`; a prompt without `<sop>` or mask token.
+            ValueError: neither or both of `input_ids` and `inputs_embeds`; a prompt without `<sop>` or mask token; two
+                caches.
         """
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
@@ -716,7 +743,8 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         hidden_states = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds  # [b, s, e]
         b, s, _ = hidden_states.shape
 
-        cache = ChatGLMCache.from_past(past_key_values) if use_cache or past_key_values is not None else None
+        cache = one_cache(cache, past_key_values)
+        cache = ChatGLMCache.from_past(cache) if use_cache or cache is not None else None
         start = 0 if cache is None else cache.get_seq_length()
         layout = None if cache is None else cache.layout
         if start == 0 and layout is None:
@@ -751,11 +779,11 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         if output_hidden_states:
             all_hidden_states.append(hidden_states)
 
-        output = BaseModelOutputWithPast(
+        output = ModelOutput(
             last_hidden_state=hidden_states,
-            past_key_values=cache if use_cache else None,
             hidden_states=tuple(all_hidden_states) if output_hidden_states else None,
             attentions=tuple(all_attentions) if output_attentions else None,
+            **{CACHE_NAME: cache if use_cache else None},
         )
         return output if return_dict else output.to_tuple()
 
@@ -841,7 +869,8 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         return_dict: bool | None = None,
         logits_to_keep: int = 0,
         num_items_in_batch: Tensor | int | None = None,
-    ) -> tuple | CausalLMOutputWithPast:
+        cache: ChatGLMCache | None = None,
+    ) -> tuple | CausalOutput:
         """Compute logits, and the loss if labels are given; for the other arguments see `ChatGLMModel.forward`.
 
         Args:
@@ -858,18 +887,19 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         return_dict = getattr(config, "return_dict", True) if return_dict is None else return_dict
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        cache = one_cache(cache, past_key_values)
         logits_only = labels is None and use_cache is not False and not (output_attentions or output_hidden_states)
-        if logits_only and position_ids is None and isinstance(past_key_values, ChatGLMCache):
-            logits = decode_step(self, input_ids, past_key_values, rotary_frequency, RESIDUAL_SCALE)  # on CUDA
+        if logits_only and position_ids is None and isinstance(cache, ChatGLMCache):
+            logits = decode_step(self, input_ids, cache, rotary_frequency, RESIDUAL_SCALE)  # on CUDA
             if logits is not None:
-                output = CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+                output = CausalOutput(logits=logits, **{CACHE_NAME: cache})
                 return output if return_dict else output.to_tuple()
         outputs = self.transformer(
             input_ids=input_ids,
             position_ids=position_ids,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
+            cache=cache,
             use_cache=use_cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -885,12 +915,12 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
             loss = F.cross_entropy(predictions, targets, ignore_index=-100, reduction=reduction)
             if num_items_in_batch is not None:
                 loss = loss / num_items_in_batch
-        output = CausalLMOutputWithPast(
+        output = CausalOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE_NAME: outputs.cache},
         )
         return output if return_dict else output.to_tuple()
 
@@ -906,31 +936,55 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cache=None,
         **kwargs,
     ) -> dict:
         """Return the inputs of the next forward pass: the whole prompt first, then what is not yet cached.
 
-        `position_ids` are ignored: newer libraries pass their own one-dimensional ones. Positions follow from the ids.
+        `position_ids` are ignored: the library passes its own one-dimensional ones. Positions follow from the ids.
+
+        Args:
+            input_ids: int64 [b, t], all tokens so far.
+            cache: of the tokens read so far; `past_key_values` is its older name.
+            attention_mask: as `forward` takes it.
+            use_cache, logits_to_keep, output_attentions, output_hidden_states: handed on to `forward`.
+
+        Raises:
+            RuntimeError: the library wants a cache to be used and hands over none.
+            ValueError: fewer ids than the cache holds.
         """
-        cache = None
-        if use_cache is not False:
-            cache = ChatGLMCache.from_past(past_key_values)
+        cache = one_cache(cache, past_key_values)
+        if use_cache and cache is None:  # every token would read all tokens before it again
+            raise RuntimeError(
+                f"transformers {transformers_version} handed no key/value cache to the model (it gave "
+                f"{', '.join(sorted(kwargs)) or 'nothing else'}): please report this version. `chat` and `stream_chat` "
+                "do not depend on it"
+            )
+        cache = None if use_cache is False else ChatGLMCache.from_past(cache)
         if cache is None or cache.get_seq_length() == 0:
             layout = PromptLayout.from_input_ids(input_ids, attention_mask, self.config)
             if cache is not None:
                 cache.layout = layout
-            # compat: libraries before 4.45 name no number of logits; an answer's first tokens may be candidates
-            if logits_to_keep is None:
+            if logits_to_keep is None:  # an answer's first tokens may be candidates
                 logits_to_keep = input_ids.shape[1] - int(layout.context_length.min())
         elif cache.layout is None:  # filled from another class' keys and values
             cache.layout = PromptLayout.from_input_ids(input_ids, attention_mask, self.config)
-        new_tokens = input_ids if cache is None else input_ids[:, cache.get_seq_length() :]
+        cached = 0 if cache is None else cache.get_seq_length()
+        if cached >= input_ids.shape[1]:
+            raise ValueError(
+                f"input_ids must hold the whole sequence, cached tokens included: there are {input_ids.shape[1]} ids, "
+                f"and the cache holds {cached} tokens"
+            )
         return {
-            "input_ids": new_tokens,
-            "past_key_values": cache,
+            "input_ids": input_ids[:, cached:],
+            CACHE_NAME: cache,
             "attention_mask": attention_mask,
             "use_cache": cache is not None,
             "logits_to_keep": logits_to_keep or 0,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
         }
 
     @torch.no_grad()
@@ -946,7 +1000,8 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
 
         Raises:
             InvalidLogitsError: the model computed NaN or infinite logits.
-            ValueError: a prompt without `<sop>` or mask token; `position_ids` that are not the tokenizer's.
+            ValueError: a prompt without `<sop>` or mask token; `position_ids` that are not the tokenizer's; a cache of
+                another prompt, or of a kind that this model has not.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         attention_mask = kwargs.get("attention_mask")
@@ -955,9 +1010,11 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
             kwargs["attention_mask"] = (~attention_mask[:, 0, -1, :].bool()).long()
         position_ids = kwargs.pop("position_ids", None)
         if position_ids is not None and input_ids is not None:
-            layout = PromptLayout.from_input_ids(input_ids, kwargs.get("attention_mask"), self.config)
-            if not torch.equal(position_ids, layout.position_ids(0, input_ids.shape[1])):
-                raise ValueError("generate takes the tokenizer's position_ids only: leave them out")
+            self._check_position_ids(position_ids, input_ids, kwargs.get("attention_mask"))
+        self._use_own_cache(generation_config, input_ids, kwargs)
+        if kwargs.get("guidance_scale") not in (None, 1) and kwargs.get("negative_prompt_ids") is None:
+            empty_prompt = torch.tensor([[self.config.gmask_token_id, self.config.bos_token_id]], device=self.device)
+            kwargs["negative_prompt_ids"] = empty_prompt.repeat(len(input_ids), 1)
         guard = FiniteLogits()
         result = super().generate(
             inputs,
@@ -969,61 +1026,84 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         guard.check()
         return result
 
+    def _check_position_ids(self, position_ids: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        """Refuse positions that the model would not use: all but the tokenizer's and the library's plain count."""
+        if position_ids.dim() == 2:  # the library counts 0, 1, 2, … for models it drafts with
+            plain = bool((position_ids.diff(dim=-1).clamp(min=0) <= 1).all())
+        else:
+            layout = PromptLayout.from_input_ids(input_ids, attention_mask, self.config)
+            plain = torch.equal(position_ids, layout.position_ids(0, input_ids.shape[1]))
+        if not plain:
+            raise ValueError("generate takes the tokenizer's position_ids only: leave them out")
+
+    def _use_own_cache(self, generation_config, input_ids: Tensor | None, kwargs: dict) -> None:
+        """Put a `ChatGLMCache` into the arguments of `generate`, one that holds what the caller's does.
+
+        The library then hands over this very cache for every token, however it treats those of its own.
+        """
+        configs = [config for config in (generation_config, self.generation_config) if config is not None]
+        implementations = {kwargs.pop("cache_implementation", None), *(each.cache_implementation for each in configs)}
+        for implementation in implementations - {None, "dynamic", "static"}:
+            raise ValueError(
+                f"cache_implementation must be dynamic or static (both are ChatGLMCache), got {implementation}"
+            )
+        for config in configs:  # the library refuses it beside a cache
+            config.cache_implementation = None
+        given = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if kwargs.get("use_cache", configs[0].use_cache) is False:
+            return
+        cache = ChatGLMCache.from_past(given)
+        if cache.layout is not None and cache.get_seq_length() and input_ids is not None:
+            layout = PromptLayout.from_input_ids(input_ids, kwargs.get("attention_mask"), self.config)
+            if not torch.equal(layout.context_length, cache.layout.context_length.to(layout.context_length.device)):
+                raise ValueError(
+                    "the cache holds another prompt: a changed prompt has to be read anew, as its tokens see one "
+                    "another. Leave the cache out, or continue the same sequence"
+                )
+        kwargs[CACHE_NAME] = cache
+
+    def stream_generate(
+        self,
+        input_ids: Tensor,
+        generation_config=None,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
+        stopping_criteria: Sequence[StoppingCriteria] | None = None,
+        prefix_allowed_tokens_fn: Callable | None = None,
+        **kwargs,
+    ) -> Iterator[Tensor]:
+        """Yield the ids so far, int64 [b, t], after every token that `generate` would add.
+
+        Args:
+            input_ids: int64 [b, s], prompts.
+            generation_config, logits_processor, stopping_criteria, prefix_allowed_tokens_fn: as `generate` takes them.
+            **kwargs: all others of `generate`, such as `max_length`, `do_sample`, `top_p`, `eos_token_id`.
+
+        Source: the original's method of this name.
+        """
+        arguments = {
+            "input_ids": input_ids,
+            "generation_config": generation_config,
+            "logits_processor": logits_processor,
+            "stopping_criteria": stopping_criteria,
+            "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
+            **kwargs,
+        }
+        with GenerationThread(self, arguments) as tokens:
+            for token_ids in tokens:
+                input_ids = torch.cat([input_ids, torch.tensor(token_ids, device=input_ids.device)[:, None]], dim=1)
+                yield input_ids
+
     @staticmethod
     def process_response(response: str, map_punctuation: bool = True) -> str:
-        """Tidy an answer as the original does: strip it, fill in the training date, and write `,!:;?` in full width
-        beside a Chinese character (switch this off for code and JSON)."""
-        response = response.strip().replace("[[训练时间]]", "2023年")
-        if map_punctuation:
-            for half, full in (",，", "!！", ":：", ";；", "?？"):
-                response = re.sub(rf"([\u4e00-\u9fff])\{half}", rf"\1{full}", response)
-                response = re.sub(rf"\{half}([\u4e00-\u9fff])", rf"{full}\1", response)
-        return response
+        """Return an answer as the original shows it; see `generation_chatglm.process_response`."""
+        return process_response(response, map_punctuation)
 
-    def _chat_inputs(
-        self,
-        tokenizer: ChatGLMTokenizer,
-        query: str,
-        history: Sequence[Sequence[str]] | None,
-        on_dropped_rounds: Callable[[int], None] | None,
-        generation: dict,
-    ) -> dict:
-        """Encode a chat turn and turn the chat arguments into `generate`'s.
-
-        `generation` holds max_length, max_new_tokens, language, do_sample, top_p, temperature, logits_processor and
-        whatever `generate` takes.
-        """
-        language = generation.pop("language", None)
-        if language is not None:
-            processors = generation.get("logits_processor") or []
-            generation["logits_processor"] = [*processors, OneLanguage(tokenizer, language)]
-        limit = min(generation.pop("max_length"), self.config.max_sequence_length)
-        max_new_tokens = generation.pop("max_new_tokens", None)
-        prompt_ids, dropped = tokenizer.encode_chat(query, history, max_length=limit)
-        if dropped:
-            if on_dropped_rounds is not None:
-                on_dropped_rounds(dropped)
-            else:
-                logger.warning("history too long for max_length %d: the %d oldest rounds were left out", limit, dropped)
-        if max_new_tokens is not None:
-            if max_new_tokens < 1:
-                raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-            limit = min(limit, len(prompt_ids) + max_new_tokens)
-        if generation.get("temperature") == 0:  # greedy, not "the default"
-            generation["do_sample"] = False
-        if not generation["do_sample"]:
-            generation.pop("temperature", None)
-            generation.pop("top_p", None)
-        input_ids = torch.tensor([prompt_ids], device=self.device)
-        return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "max_length": limit, **generation}
-
-    @torch.no_grad()
     def chat(
         self,
         tokenizer: ChatGLMTokenizer,
         query: str,
         history: Sequence[Sequence[str]] | None = None,
-        max_length: int = 2048,
+        max_length: int | None = 2048,
         num_beams: int = 1,
         do_sample: bool = True,
         top_p: float = 0.7,
@@ -1039,17 +1119,17 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
             tokenizer: the model's.
             query: the question; control tokens spelled in it are text.
             history: earlier (question, answer) pairs.
-            max_length: limit for prompt and answer together, in tokens; at most `config.max_sequence_length` counts.
-                If the history does not fit, its oldest rounds are left out.
+            max_length: limit for prompt and answer together, in tokens; at most `config.max_sequence_length` counts,
+                which 0 and None stand for. If the history does not fit, its oldest rounds are left out.
             num_beams: beams of the search; 1 for none.
             do_sample: whether to sample; if not, or at temperature 0, the likeliest token is taken.
             top_p: sample from the likeliest tokens that have this probability together, 0 to 1.
-            temperature: divides the logits; above 0.
+            temperature: divides the logits; 0 and up.
             logits_processor: applied to the logits of every token.
             map_punctuation: see `process_response`.
             on_dropped_rounds: called with the number of rounds left out, if any were.
-            **kwargs: `language` ("en" or "zh") keeps the answer to that language's tokens; all others are for
-                `generate`, among them `max_new_tokens`, `repetition_penalty`, `stopping_criteria`.
+            **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`, `seed`
+                and `stop`; with any others, which are for the library's `generate`, that computes the answer.
 
         Returns:
             The answer, and the history with this round added.
@@ -1057,20 +1137,24 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         Raises:
             PromptTooLongError: the question alone is longer than the limit.
             InvalidLogitsError: the model computed NaN or infinite logits.
+            ValueError: an argument that asks for something else than one answer.
         """
-        generation = {
-            "max_length": max_length,
-            "num_beams": num_beams,
-            "do_sample": do_sample,
-            "top_p": top_p,
-            "temperature": temperature,
-            "logits_processor": logits_processor,
-        }
-        inputs = self._chat_inputs(tokenizer, query, history, on_dropped_rounds, {**generation, **kwargs})
-        output_ids = self.generate(**inputs)
-        answer_ids = output_ids[0, inputs["input_ids"].shape[1] :].tolist()
-        response = tokenizer.decode(answer_ids, skip_special_tokens=True)
-        response = self.process_response(response, map_punctuation)
+        pieces = self._answer(
+            tokenizer,
+            query,
+            history,
+            on_dropped_rounds,
+            map_punctuation,
+            streamed=False,
+            max_length=max_length,
+            num_beams=num_beams,
+            do_sample=do_sample,
+            top_p=top_p,
+            temperature=temperature,
+            logits_processor=logits_processor,
+            **kwargs,
+        )
+        response = "".join(pieces)
         return response, [*_pairs(history), (query, response)]
 
     def stream_chat(
@@ -1078,7 +1162,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         tokenizer: ChatGLMTokenizer,
         query: str,
         history: Sequence[Sequence[str]] | None = None,
-        max_length: int = 2048,
+        max_length: int | None = 2048,
         do_sample: bool = True,
         top_p: float = 0.7,
         temperature: float = 0.95,
@@ -1089,29 +1173,148 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
     ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         """Answer one question piece by piece: yield `(answer so far, history with it)` as text becomes final.
 
-        Takes what `chat` takes. Half characters are held back. Closing the generator ends the generation within a
-        token. The last yield is what `chat` returns.
+        Takes what `chat` takes, but beams. Half characters are held back, and so is punctuation that the next character
+        may change. Closing the generator ends the generation within a token. The last yield is what `chat` returns.
         """
-        generation = {
-            "max_length": max_length,
-            "do_sample": do_sample,
-            "top_p": top_p,
-            "temperature": temperature,
-            "logits_processor": logits_processor,
-        }
-        inputs = self._chat_inputs(tokenizer, query, history, on_dropped_rounds, {**generation, **kwargs})
-        decoder, text, past_rounds, shown = IncrementalDecoder(tokenizer), "", _pairs(history), None
-        special_ids = set(tokenizer.all_special_ids)
-        with GenerationThread(self, inputs) as tokens:
-            for token_id in tokens:
-                text += "" if token_id in special_ids else decoder.put(token_id)
-                response = self.process_response(text, map_punctuation)
-                if response != shown and response:
-                    shown = response
-                    yield response, [*past_rounds, (query, response)]
-        response = self.process_response(text + decoder.end(), map_punctuation)
-        if response != shown:
+        pieces = self._answer(
+            tokenizer,
+            query,
+            history,
+            on_dropped_rounds,
+            map_punctuation,
+            streamed=True,
+            max_length=max_length,
+            do_sample=do_sample,
+            top_p=top_p,
+            temperature=temperature,
+            logits_processor=logits_processor,
+            **kwargs,
+        )
+        response, past_rounds = "", _pairs(history)
+        with closing(pieces):
+            for piece in filter(None, pieces):
+                response += piece
+                yield response, [*past_rounds, (query, response)]
+        if not response:
             yield response, [*past_rounds, (query, response)]
+
+    def _answer(
+        self,
+        tokenizer: ChatGLMTokenizer,
+        query: str,
+        history: Sequence[Sequence[str]] | None,
+        on_dropped_rounds: Callable[[int], None] | None,
+        map_punctuation: bool,
+        streamed: bool,
+        max_length: int | None,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        **generation,
+    ) -> Iterator[str]:
+        """Yield the answer to a question in final pieces of text, some of them empty.
+
+        Args:
+            max_new_tokens: limit of the answer alone, in tokens.
+            stop: texts that end the answer, which does not include them.
+            **generation: of `_answer_ids`.
+        """
+        limit = min(max_length or self.config.max_sequence_length, self.config.max_sequence_length)
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        prompt_ids, dropped = tokenizer.encode_chat(query, history, max_length=limit)
+        if dropped and on_dropped_rounds is not None:
+            on_dropped_rounds(dropped)
+        elif dropped:
+            logger.warning("history too long for max_length %d: the %d oldest rounds were left out", limit, dropped)
+        room = limit - len(prompt_ids)
+        room = room if max_new_tokens is None else min(room, max_new_tokens)
+        text = AnswerText(tokenizer, map_punctuation, (stop,) if isinstance(stop, str) else stop)
+        with closing(self._answer_ids(tokenizer, prompt_ids, room, streamed, **generation)) as answer_ids:
+            for token_id in answer_ids:
+                yield text.put(token_id)
+                if text.stopped:
+                    return
+        yield text.end()
+
+    def _answer_ids(
+        self,
+        tokenizer: ChatGLMTokenizer,
+        prompt_ids: list[int],
+        max_new_tokens: int,
+        streamed: bool,
+        do_sample: bool,
+        top_p: float,
+        temperature: float,
+        logits_processor: Sequence[LogitsProcessor] | None,
+        num_beams: int = 1,
+        top_k: int = 50,
+        repetition_penalty: float = 1.0,
+        language: str | None = None,
+        seed: int | None = None,
+        **library,
+    ) -> Iterator[int]:
+        """Yield the ids of an answer, by this project's own loop, or by the library's `generate` if it alone can.
+
+        Args:
+            top_k: sample from so many likeliest tokens at most, 0 for all; 50 as in the original's library.
+            repetition_penalty: above 1 makes tokens of prompt and answer less likely.
+            language: "en" or "zh" keeps the answer to that language's tokens.
+            seed: the same seed, the same answer, here and from the engine; None follows `torch.manual_seed`.
+            **library: arguments of the library's `generate`.
+        """
+        foreign = None if language is None else foreign_tokens(tokenizer, language)
+        input_ids = torch.tensor([prompt_ids], device=self.device)
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        if library or num_beams != 1:
+            if seed is not None:
+                raise ValueError(
+                    f"seed is not for the library's generate, which {', '.join(library) or 'num_beams'} asks for: "
+                    "call torch.manual_seed instead"
+                )
+            forbid = [] if foreign is None else [ForbidTokens(foreign)]
+            sampling = {"do_sample": True, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+            arguments = {
+                **inputs,
+                **(sampling if do_sample and temperature else {"do_sample": False}),
+                "max_length": len(prompt_ids) + max_new_tokens,
+                "num_beams": num_beams,
+                "repetition_penalty": repetition_penalty,
+                "logits_processor": [*(logits_processor or []), *forbid],
+                **library,
+            }
+            yield from self._library_ids(arguments, streamed)
+            return
+        if seed is None:
+            seed = int(torch.randint(1 << 62, ()))
+        temperature = temperature if do_sample else 0
+        sampler = Sampler(temperature, top_k, top_p, repetition_penalty, foreign, seed, prompt_ids)
+        ends, pad = end_token_ids(self), self.config.pad_token_id
+        for (token_id,) in decode(
+            self,
+            **inputs,
+            samplers=[sampler],
+            max_new_tokens=max_new_tokens,
+            end_ids=ends,
+            pad_token_id=pad,
+            logits_processor=logits_processor,
+        ):
+            yield token_id
+
+    def _library_ids(self, arguments: dict, streamed: bool) -> Iterator[int]:
+        """Yield the ids of an answer that the library's `generate` computes."""
+        if arguments.get("num_return_sequences", 1) != 1 or arguments.get("return_dict_in_generate"):
+            raise ValueError(
+                "chat and stream_chat give one answer as text: call generate for num_return_sequences and "
+                "return_dict_in_generate"
+            )
+        if not streamed:
+            yield from self.generate(**arguments)[0, arguments["input_ids"].shape[1] :].tolist()
+            return
+        if arguments["num_beams"] != 1:
+            raise ValueError("stream_chat yields text that is final, which beams are not: call chat for num_beams")
+        with GenerationThread(self, arguments) as tokens:
+            for (token_id,) in tokens:
+                yield token_id
 
 
 def _pairs(history: Sequence[Sequence[str]] | None) -> list[tuple[str, str]]:

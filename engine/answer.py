@@ -39,13 +39,14 @@ class StepError(EngineError):
 
 @dataclass
 class Request:
-    """What is asked, and how the answer is drawn.
+    """What is asked, and how the answer is sampled.
 
     Attributes:
         prompt_ids: of `ChatGLMTokenizer.encode_prompt` or `encode_chat`.
         max_tokens: limit of the answer, at least 1; the model's own limit counts as well. None: the model's.
         temperature: divides the logits; 0 takes the likeliest token.
-        top_p: draw from the likeliest tokens that have this probability together.
+        top_k: sample from so many likeliest tokens at most, 0 for all.
+        top_p: sample from the likeliest tokens that have this probability together.
         repetition_penalty: above 1 makes tokens of prompt and answer less likely.
         language: "zh" or "en" keeps the answer to that language's tokens.
         seed: the same seed, the same answer, whatever else is being answered.
@@ -58,6 +59,7 @@ class Request:
     prompt_ids: list[int]
     max_tokens: int | None = None
     temperature: float = CHAT_DEFAULTS["temperature"]
+    top_k: int = 50
     top_p: float = CHAT_DEFAULTS["top_p"]
     repetition_penalty: float = 1.0
     language: str | None = None
@@ -74,7 +76,7 @@ def chat_request(
     history: Sequence[Sequence[str]] | None,
     max_length: int,
     max_new_tokens: int | None = None,
-    **drawing: Any,
+    **sampling: Any,
 ) -> tuple[Request, int]:
     """Make the request for a question that follows earlier rounds.
 
@@ -84,7 +86,7 @@ def chat_request(
         history: earlier (question, answer) rounds, oldest first.
         max_length: tokens that prompt and answer may have together.
         max_new_tokens: limit of the answer alone, in tokens.
-        drawing: further attributes of the request.
+        sampling: further attributes of the request.
 
     Returns:
         (the request, number of rounds dropped from the start of history because they did not fit).
@@ -95,7 +97,7 @@ def chat_request(
     prompt_ids, dropped = tokenizer.encode_chat(query, history, max_length)
     room = max_length - len(prompt_ids)
     max_tokens = room if max_new_tokens is None else min(room, max_new_tokens)
-    return Request(prompt_ids, max_tokens, **drawing), dropped
+    return Request(prompt_ids, max_tokens, **sampling), dropped
 
 
 @dataclass

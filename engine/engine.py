@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
+from chatglm.generation_chatglm import end_token_ids, sample
 
 from .answer import (
     Answer,
@@ -26,8 +27,8 @@ from .answer import (
     TokenProbability,
 )
 from .cache import FREE_SHARE, BatchCache, SetAside, free_memory
-from .drawing import Row, choose_tokens, token_probabilities
 from .prompts import PromptCache, ReadPrompt
+from .rows import Row, token_probabilities
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +71,7 @@ class Engine:
         self.max_batch_size, self.max_queue = max_batch_size, max_queue
         self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
         self.on_finished = on_finished
-        ends = getattr(model.generation_config, "eos_token_id", None) or model.config.eos_token_id
-        self.end_ids = set(ends) if isinstance(ends, list | tuple) else {ends}
-        self.special_ids = set(tokenizer.all_special_ids)
+        self.end_ids = end_token_ids(model)
         self.waiting: collections.deque[Answer] = collections.deque()
         self.reading: tuple[Answer, ReadPrompt | None] | None = None
         self.rows: list[Row] = []
@@ -245,7 +244,7 @@ class Engine:
         row = Row(answer, self.model, self.tokenizer)
         self.cache.append_row(prompt)
         self.rows.append(row)
-        self._choose(prompt.logits[None].clone(), [row])
+        self._sample(prompt.logits[None].clone(), [row])
 
     def _make_room(self) -> None:
         """Set aside the answers that began last, as many as needed for the others to have another token."""
@@ -270,15 +269,15 @@ class Engine:
         self._make_room()
         self.cache.prepare()
         last_tokens = torch.tensor([[row.last_token] for row in self.rows], device=self.model.device)
-        logits = self.model(input_ids=last_tokens, past_key_values=self.cache, use_cache=True).logits[:, 0].float()
+        logits = self.model(input_ids=last_tokens, cache=self.cache, use_cache=True).logits[:, 0].float()
         self.cache.advance()
-        self._choose(logits, list(self.rows))
+        self._sample(logits, list(self.rows))
         self.step_seconds += 0.2 * (time.monotonic() - start - self.step_seconds)
 
-    def _choose(self, logits: Tensor, rows: list[Row]) -> None:
-        """Choose and deliver the next token of some of the rows, and remove those that end with it."""
+    def _sample(self, logits: Tensor, rows: list[Row]) -> None:
+        """Sample and deliver the next token of some of the rows, and remove those that end with it."""
         raw = logits.clone() if any(row.request.logprobs is not None for row in rows) else logits
-        tokens = choose_tokens(logits, rows)
+        tokens = sample(logits, [row.sampler for row in rows])
         probabilities = token_probabilities(raw, tokens, rows)
         for row, token, probability in zip(rows, tokens, probabilities, strict=True):
             if self._deliver(row, token, probability):
@@ -290,26 +289,20 @@ class Engine:
         if answer.first_token is None:
             answer.first_token = time.monotonic()
         if token is None:
-            reason = (
-                "the model computed NaN or infinite logits for this request. Likely causes: damaged or wrongly "
-                "converted weights, or float16 overflow; load the model in bfloat16 or float32"
-            )
-            self._end(answer, Piece(error=InvalidLogitsError(reason)))
+            self._end(answer, Piece(error=InvalidLogitsError()))
             return True
         ended = token in self.end_ids
         row.last_token = token
-        if row.seen is not None:
-            row.seen.add(token)
+        row.sampler.take(token)
         if not ended:
             answer.completion_tokens += 1
             if probability is not None:
                 row.logprobs.append(probability)
-        text = "" if ended or token in self.special_ids else row.decoder.put(token)
         full = not ended and answer.completion_tokens >= row.limit
-        text = row.stop.put(row.tidy.put(text))
-        if (ended or full) and not row.stop.found:
-            text += row.stop.put(row.tidy.put(row.decoder.end(), ended=True), ended=True)
-        finish_reason = "stop" if ended or row.stop.found else "length" if full else None
+        text = "" if ended else row.text.put(token)
+        if ended or full:
+            text += row.text.end()
+        finish_reason = "stop" if ended or row.text.stopped else "length" if full else None
         if text or finish_reason:
             piece = Piece(text, row.logprobs, finish_reason)
             row.logprobs = []

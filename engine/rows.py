@@ -1,0 +1,50 @@
+"""What the engine keeps of a running answer, and the probabilities that it reports with its tokens.
+
+Shapes: `v` vocabulary.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from chatglm import ChatGLMTokenizer
+from chatglm.generation_chatglm import AnswerText, Sampler, foreign_tokens
+
+from .answer import Answer, TokenProbability
+
+
+class Row:
+    """A running answer: how its tokens are sampled, the text so far, and where it ends."""
+
+    def __init__(self, answer: Answer, model: nn.Module, tokenizer: ChatGLMTokenizer) -> None:
+        request = answer.request
+        self.answer, self.request = answer, request
+        foreign = None if request.language is None else foreign_tokens(tokenizer, request.language)
+        self.sampler = Sampler(
+            request.temperature,
+            request.top_k,
+            request.top_p,
+            request.repetition_penalty,
+            foreign,
+            request.seed,
+            request.prompt_ids,
+        )
+        self.text = AnswerText(tokenizer, request.map_punctuation, request.stop)
+        self.limit = model.config.max_sequence_length - len(request.prompt_ids)
+        if request.max_tokens is not None:
+            self.limit = min(self.limit, request.max_tokens)
+        self.logprobs: list[TokenProbability] = []  # of tokens whose text is held back
+        self.last_token = 0
+
+
+def token_probabilities(logits: Tensor, tokens: list[int | None], rows: list[Row]) -> list[TokenProbability | None]:
+    """Return the probabilities that the model gives, before temperature and penalties, to the rows that want them."""
+    found: list[TokenProbability | None] = [None] * len(rows)
+    for index, (token, row) in enumerate(zip(tokens, rows, strict=True)):
+        count = row.request.logprobs
+        if count is not None and token is not None:
+            logprobs = logits[index].log_softmax(dim=-1)
+            values, ids = logprobs.topk(min(count, len(logprobs)))
+            likeliest = list(zip(ids.tolist(), values.tolist(), strict=True))
+            found[index] = TokenProbability(token, float(logprobs[token]), likeliest)
+    return found
