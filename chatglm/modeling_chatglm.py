@@ -939,6 +939,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         cache=None,
+        is_first_iteration: bool = False,
         **kwargs,
     ) -> dict:
         """Return the inputs of the next forward pass: the whole prompt first, then what is not yet cached.
@@ -950,13 +951,14 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
             cache: of the tokens read so far; `past_key_values` is its older name.
             attention_mask: as `forward` takes it.
             use_cache, logits_to_keep, output_attentions, output_hidden_states: handed on to `forward`.
+            is_first_iteration: whether nothing has been read yet.
 
         Raises:
-            RuntimeError: the library wants a cache to be used and hands over none.
+            RuntimeError: after the first iteration, the library wants a cache to be used and hands over none.
             ValueError: fewer ids than the cache holds.
         """
         cache = one_cache(cache, past_key_values)
-        if use_cache and cache is None:  # every token would read all tokens before it again
+        if use_cache and cache is None and not is_first_iteration:  # every token would read all tokens before it again
             raise RuntimeError(
                 f"transformers {transformers_version} handed no key/value cache to the model (it gave "
                 f"{', '.join(sorted(kwargs)) or 'nothing else'}): please report this version. `chat` and `stream_chat` "
@@ -1043,7 +1045,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, GenerationMixin):
         """
         configs = [config for config in (generation_config, self.generation_config) if config is not None]
         implementations = {kwargs.pop("cache_implementation", None), *(each.cache_implementation for each in configs)}
-        for implementation in implementations - {None, "dynamic", "static"}:
+        for implementation in implementations - {None, "dynamic", "dynamic_full", "static"}:
             raise ValueError(
                 f"cache_implementation must be dynamic or static (both are ChatGLMCache), got {implementation}"
             )

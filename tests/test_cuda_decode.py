@@ -142,6 +142,20 @@ def test_generate_equals_ordinary_generate(device, random_model, arguments, monk
     assert graphs_of(model)
 
 
+def test_a_graph_reads_each_token_once(device, random_model, monkeypatch):
+    """Prompt and answer less one; capturing the graph computes the first step once or twice more."""
+    model, read, lookup = random_model.to(device), [], torch.nn.functional.embedding
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "embedding",
+        lambda ids, *rest, **more: read.append(ids.numel()) or lookup(ids, *rest, **more),
+    )
+    model.generate(torch.tensor(PROMPT, device=device), max_new_tokens=9, do_sample=False, eos_token_id=119)
+    assert graphs_of(model)
+    launched = 8 if device.type == "cpu" else 0  # a real graph's launches do not pass here
+    assert len(PROMPT[0]) + launched <= sum(read) <= len(PROMPT[0]) + launched + 2
+
+
 def test_rows_of_different_lengths_equal_each_alone(device, random_model):
     """A cache as `engine/` keeps it: every answer has its own length, and room for more rows."""
     model, prompts = random_model.to(device), [PROMPT[0], PROMPT[0][2:], [MASK, 40, SOP]]
