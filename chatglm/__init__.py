@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from .cache import ChatGLMCache
 from .configuration_chatglm import ChatGLMConfig
-from .generation_chatglm import InvalidLogitsError
-from .modeling_chatglm import ChatGLMCache, ChatGLMForConditionalGeneration, ChatGLMModel
+from .modeling_chatglm import ChatGLMForConditionalGeneration, ChatGLMModel
+from .sampler import InvalidLogitsError
 from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder, PromptTooLongError, build_prompt
 
 __all__ = [

@@ -5,12 +5,15 @@ Source: the published configuration of THUDM/chatglm-6b (v1.1) and of its first 
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 from transformers import PretrainedConfig
 
 QUANTIZATION_BITS = (0, 4, 8)
+# compat: sqrt(2 l) of the 28-layer model; the original uses it whatever `num_layers` says
+RESIDUAL_SCALE = math.sqrt(2 * 28)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_chatglm.ChatGLMConfig",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers.utils import logging
 
+from .configuration_chatglm import RESIDUAL_SCALE
 from .cuda_kernels import (
     FUSED_ROWS,
     AttentionScratch,
@@ -33,7 +34,8 @@ from .cuda_kernels import (
     overlapping_launches,
     rotary_tables,
 )
-from .quantization import OutputLinear, QuantizedEmbedding, QuantizedLinear, StoredEmbedding
+from .positions import rotary_frequency
+from .quantization import OutputLinear, QuantizedEmbedding, QuantizedLinear, StoredEmbedding, is_intercepted
 
 logger = logging.get_logger(__name__)
 
@@ -91,7 +93,6 @@ class DecodeWeights:
         embedding: maps ids to hidden states.
         blocks: for each layer, in the order of use: input norm, query_key_value, dense, second norm, the two matrices
             of the feed-forward layer.
-        residual_scale: of the blocks' normalised inputs.
         norm, output: final norm and output layer.
         heads, head_size: of the attention.
         dtype: of the hidden states.
@@ -100,7 +101,6 @@ class DecodeWeights:
 
     embedding: nn.Module
     blocks: list[tuple[Norm, Matrix, Matrix, Norm, Matrix, Matrix]]
-    residual_scale: float
     norm: Norm
     output: Matrix
     heads: int
@@ -109,7 +109,7 @@ class DecodeWeights:
     addresses: tuple[tuple[int, torch.dtype], ...]
 
     @classmethod
-    def of(cls, model: nn.Module, device: torch.device, residual_scale: float) -> DecodeWeights | None:
+    def of(cls, model: nn.Module, device: torch.device) -> DecodeWeights | None:
         """Read a `ChatGLMForConditionalGeneration`; None if it is not the plain model, whole and on one CUDA device."""
         if any(is_intercepted(module) for module in model.modules()):
             return None
@@ -144,7 +144,6 @@ class DecodeWeights:
         return cls(
             embedding=embedding,
             blocks=blocks,
-            residual_scale=residual_scale,
             norm=norm,
             output=output,
             heads=config.num_attention_heads,
@@ -154,23 +153,18 @@ class DecodeWeights:
         )
 
 
-def is_intercepted(module: nn.Module) -> bool:
-    """Return whether calling the module does more than its class says: hooks, or a replaced `forward`."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
-
-
 class DecodeGraph:
     """The kernels of one token for each row of a batch, with their inputs and outputs at fixed places.
 
     Args:
         weights: what to compute with.
         batch: number of rows.
-        frequency: float32 [d / 4], the rotary frequencies.
         device: where the model lies.
     """
 
-    def __init__(self, weights: DecodeWeights, batch: int, frequency: Tensor, device: torch.device) -> None:
-        self.weights, self.frequency, self.device = weights, frequency.contiguous(), device
+    def __init__(self, weights: DecodeWeights, batch: int, device: torch.device) -> None:
+        self.weights, self.device = weights, device
+        self.frequency = rotary_frequency(weights.head_size, device).contiguous()
         splits = max(1, min(16, 512 // (batch * weights.heads)))
         self.scratch = AttentionScratch(batch, weights.heads, weights.head_size, splits, device)
         self.input_ids = torch.zeros(batch, 1, dtype=torch.int64, device=device)
@@ -192,25 +186,20 @@ class DecodeGraph:
             normalized = norm.normalize(hidden_states)
             mixed = query_key_value.multiply(normalized)  # [b, h * 3 * d]
             context = attention(mixed, *rotary, self.place, self.column, layer, self.scratch)
-            hidden_states = dense.multiply(context, normalized, weights.residual_scale)
+            hidden_states = dense.multiply(context, normalized, RESIDUAL_SCALE)
             normalized = second_norm.normalize(hidden_states)
             inner = dense_h_to_4h.multiply(normalized, None, 0.0, True)  # [b, 4 e]
-            hidden_states = dense_4h_to_h.multiply(inner, normalized, weights.residual_scale)
+            hidden_states = dense_4h_to_h.multiply(inner, normalized, RESIDUAL_SCALE)
         return weights.output.multiply(weights.norm.normalize(hidden_states))
 
     def prepare(self, input_ids: Tensor, cache) -> bool:
         """Put a step's inputs in place: ids int64 [b, 1], and where the cache's next tokens go.
 
-        A cache with `row_lengths` holds answers that started at different times (the one of `engine/` does).
-
         Returns:
             Whether the cache is one that the kernels can use.
         """
-        start, layout, key_mask = cache.get_seq_length(), cache.layout, None
-        cache.reserve(cache.prefix_length + start + 1)
-        row_lengths = getattr(cache, "row_lengths", None)
-        if row_lengths is None and layout.visible_keys(start + 1) is not None:
-            key_mask = layout.key_mask  # [b, more columns]
+        cache.reserve(cache.prefix_length + cache.get_seq_length() + 1)
+        columns, prompts, key_mask = cache.next_columns()
         addresses = [cache.keys[0].shape[2], cache.prefix_length]
         addresses += [0, 0] if key_mask is None else [key_mask.data_ptr(), key_mask.stride(0)]
         for keys, values in zip(cache.keys, cache.values, strict=True):
@@ -220,13 +209,8 @@ class DecodeGraph:
                 return False
             self.place.copy_(torch.tensor(addresses))
             self.addresses = addresses
-        if row_lengths is None:
-            torch.stack((layout.padding, layout.context_length, layout.mask_position), out=self.layout)
-            self.column.fill_(start)
-        else:  # answers of different lengths, each in its own row from the first column on
-            columns = [length - cache.prefix_length for length in row_lengths]
-            self.layout.copy_(torch.tensor([[0] * len(columns), cache.context_lengths, cache.mask_positions]))
-            self.column.copy_(torch.tensor(columns))
+        self.layout.copy_(prompts)
+        self.column.copy_(columns)
         self.input_ids.copy_(input_ids)
         return True
 
@@ -273,28 +257,27 @@ class _Decoder:
         self.length = -1
         self.failed = False
 
-    def suits(self, model: nn.Module, cache, device: torch.device, residual_scale: float) -> bool:
+    def suits(self, model: nn.Module, cache, device: torch.device) -> bool:
         """Return whether a graph can stand for the model; looked into once an answer, not for every token."""
         length = cache.get_seq_length()
         if self.cache is None or self.cache() is not cache or self.length != length:
-            weights = DecodeWeights.of(model, device, residual_scale)
+            weights = DecodeWeights.of(model, device)
             if weights is None or self.weights is None or weights.addresses != self.weights.addresses:
                 self.graphs.clear()
             self.weights, self.cache = weights, weakref.ref(cache)
         self.length = length + 1
         return self.weights is not None
 
-    def step(self, model, input_ids, cache, rotary_frequency, residual_scale, stream: int) -> Tensor | None:
+    def step(self, model, input_ids, cache, stream: int) -> Tensor | None:
         """Do what `decode_step` does, on a stream."""
         device, key = input_ids.device, (len(input_ids), stream)
-        if self.failed or not self.suits(model, cache, device, residual_scale):
+        if self.failed or not self.suits(model, cache, device):
             return None
         try:
             # tensors made in inference mode could not be written outside of it
             with torch.inference_mode(False), torch.no_grad():
                 if key not in self.graphs:
-                    frequency = rotary_frequency(self.weights.head_size, device)
-                    self.graphs[key] = DecodeGraph(self.weights, len(input_ids), frequency, device)
+                    self.graphs[key] = DecodeGraph(self.weights, len(input_ids), device)
                 return self.graphs[key].step(input_ids, cache)
         except RuntimeError as error:  # out of memory, or something that cannot be captured
             self.failed = True
@@ -318,17 +301,13 @@ def _is_regular(cache, weights: DecodeWeights) -> bool:
 _decoders: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def decode_step(
-    model: nn.Module, input_ids: Tensor | None, cache, rotary_frequency: Callable, residual_scale: float
-) -> Tensor | None:
+def decode_step(model: nn.Module, input_ids: Tensor | None, cache) -> Tensor | None:
     """Compute the logits of one new token a row, and append it to the cache, by a CUDA graph.
 
     Args:
         model: a `ChatGLMForConditionalGeneration`.
         input_ids: int64 [b, 1].
         cache: a `ChatGLMCache`.
-        rotary_frequency: gives the rotary frequencies, float32 [d / 4], of a head size on a device.
-        residual_scale: times which the blocks add their normalised inputs.
 
     Returns:
         Logits [b, 1, v], or None, and nothing is changed, if the ordinary forward pass has to compute them.
@@ -338,7 +317,7 @@ def decode_step(
     decoder = _decoders.setdefault(model, _Decoder())
     with decoder.lock, torch.cuda.device(input_ids.device):
         stream = torch.cuda.current_stream().cuda_stream
-        return decoder.step(model, input_ids, cache, rotary_frequency, residual_scale, stream)
+        return decoder.step(model, input_ids, cache, stream)
 
 
 def _is_next_token(input_ids: Tensor | None, cache) -> bool:
@@ -347,8 +326,7 @@ def _is_next_token(input_ids: Tensor | None, cache) -> bool:
         return False
     if not cache.keys or cache.layout is None or cache.get_seq_length() < 1:
         return False
-    rows = len(cache.row_lengths) if hasattr(cache, "row_lengths") else cache.keys[0].shape[0]
-    return rows == len(input_ids)
+    return cache.batch_size == len(input_ids)
 
 
 def _is_open(device: torch.device) -> bool:

@@ -1,15 +1,12 @@
-"""How an answer comes about: sampling a token, the loop of `chat` and `stream_chat`, and which text is final.
+"""How an answer comes about: the decoding loop, `chat` and `stream_chat`, and what the library's `generate` needs.
 
-An answer's way through this file: `decode` reads the prompt (prefill) and then computes a token at a time, `sample`
-takes the next token of each row from its logits, and `AnswerText` turns the tokens into text that does not change any
-more. The engine for many requests samples and writes with the same functions.
+An answer's way through this file: `ChatMixin.stream_chat` encodes the prompt, `decode` reads it (prefill) and then
+computes a token at a time, `sampler.sample` takes the next token of each row from its logits, and `AnswerText` turns
+the tokens into text that does not change any more. The engine for many requests samples and writes with the same.
 
-What only the library's `generate` can do (beams, the user's stopping criteria, assistant models, ...) stays its;
-`FiniteLogits`, `StopWhen` and `GenerationThread` are what it is given beside the model.
+What only the library's `generate` can do (beams, the user's stopping criteria, assistant models, ...) stays its.
 
-Shapes: `b` batch, `s` prompt tokens, `t` tokens so far, `v` vocabulary, `k` candidates.
-
-Source: this project; order and meaning of the sampling parameters are those of the original's library.
+Shapes: `b` batch, `s` prompt tokens, `t` tokens so far, `v` vocabulary.
 """
 
 from __future__ import annotations
@@ -17,186 +14,25 @@ from __future__ import annotations
 import functools
 import math
 import queue
-import random
-import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from contextlib import closing
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
-from transformers.generation.stopping_criteria import StoppingCriteria
+from transformers import __version__ as transformers_version
+from transformers.generation.stopping_criteria import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+from transformers.utils import logging
 
-from .tokenization_chatglm import IncrementalDecoder
+from .answer_text import AnswerText, process_response
+from .cache import CACHE_NAME, ChatGLMCache, one_cache
+from .positions import PromptLayout
+from .sampler import InvalidLogitsError, Sampler, foreign_tokens, sample
+from .tokenization_chatglm import ChatGLMTokenizer
 
-if TYPE_CHECKING:
-    from .tokenization_chatglm import ChatGLMTokenizer
-
-CANDIDATES = 256  # likeliest tokens looked at first when sampling; more only where top_p needs them
-LEAST_TEMPERATURE = 1e-30  # as good as 0, and still above 0 in float32
-# characters that an answer kept to one language does not have
-FOREIGN_CHARACTERS = {"en": "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]", "zh": "[A-Za-z]"}
-INVALID_LOGITS = (
-    "the model computed NaN or infinite logits. Likely causes: damaged or wrongly converted weights, or float16 "
-    "overflow; check the files, or load the model in bfloat16 or float32"
-)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Sampling
-# --------------------------------------------------------------------------------------------------------------------
-
-
-class InvalidLogitsError(ArithmeticError):
-    """The model computed NaN or infinite logits, so that there is no token to sample."""
-
-    def __init__(self, message: str = INVALID_LOGITS) -> None:
-        super().__init__(message)
-
-
-class Sampler:
-    """How the tokens of one answer are sampled: its parameters, its random numbers, and the tokens it has so far.
-
-    Args:
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: sample from so many of the likeliest tokens; 0 for all.
-        top_p: of these, sample from the likeliest ones that have this probability together.
-        repetition_penalty: above 1 makes tokens of prompt and answer less likely.
-        foreign: bool [v], true for tokens that are never taken, see `foreign_tokens`; None for no such tokens.
-        seed: the same seed, the same answer; None for one that the system chooses.
-        prompt_ids: of the prompt, for the repetition penalty.
-    """
-
-    def __init__(
-        self,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        repetition_penalty: float = 1.0,
-        foreign: Tensor | None = None,
-        seed: int | None = None,
-        prompt_ids: Iterable[int] = (),
-    ) -> None:
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self.repetition_penalty, self.foreign = repetition_penalty, foreign
-        # Python's generator takes the absolute value of a seed, which would join -1 and 1
-        self.random = random.Random(None if seed is None else seed % (1 << 64))
-        self.seen = set(prompt_ids) if repetition_penalty != 1 else None
-
-    def adjust(self, logits: Tensor) -> None:
-        """Apply repetition penalty and language to logits [v], in place."""
-        if self.seen:
-            ids = torch.tensor(sorted(self.seen), device=logits.device)
-            scores = logits[ids]
-            logits[ids] = torch.where(scores < 0, scores * self.repetition_penalty, scores / self.repetition_penalty)
-        if self.foreign is not None:
-            self.foreign = self.foreign[: len(logits)].to(logits.device)
-            logits[: len(self.foreign)].masked_fill_(self.foreign, -math.inf)
-
-    def take(self, token_id: int) -> None:
-        """Note a token of the answer."""
-        if self.seen is not None:
-            self.seen.add(token_id)
-
-
-def sample(
-    logits: Tensor, samplers: Sequence[Sampler], process: Callable[[Tensor], Tensor] | None = None
-) -> list[int | None]:
-    """Sample the next token of each row from its own logits and random numbers only.
-
-    Args:
-        logits: float32 [b, v]; they are changed.
-        samplers: one for each row.
-        process: changes the logits once more, [b, v] to [b, v], after penalties and before temperature.
-
-    Returns:
-        Token ids; None for a row whose logits are not finite.
-    """
-    finite = torch.isfinite(logits.amax(dim=-1)).tolist()  # NaN and +inf show in the maximum
-    for row, sampler in zip(logits, samplers, strict=True):
-        sampler.adjust(row)
-    if process is not None:
-        logits = process(logits)
-    likeliest, best = logits.max(dim=-1)
-    tokens: list[int | None] = best.tolist()
-    sampled = [index for index, sampler in enumerate(samplers) if sampler.temperature > 0 and finite[index]]
-    if sampled:
-        chosen = [samplers[index] for index in sampled]
-        temperature = [max(sampler.temperature, LEAST_TEMPERATURE) for sampler in chosen]
-        temperature = torch.tensor(temperature, device=logits.device)[:, None]
-        numbers = torch.tensor([sampler.random.random() for sampler in chosen], dtype=torch.float64)[:, None]
-        top_p = torch.tensor([sampler.top_p for sampler in chosen], dtype=torch.float64)[:, None]
-        top_k = torch.tensor([sampler.top_k or logits.shape[-1] for sampler in chosen])[:, None]
-        rows = torch.tensor(sampled, device=logits.device)
-        probabilities = ((logits[rows] - likeliest[rows, None]) / temperature).softmax(dim=-1)  # [b, v]
-        candidates = probabilities.topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
-        ids, covered = sample_candidates(*(part.cpu() for part in candidates), top_k, top_p, numbers)
-        for position, index in enumerate(sampled):
-            if not covered[position]:
-                row = slice(position, position + 1)
-                everything = probabilities[row].sort(dim=-1, descending=True, stable=True)
-                everything = (part.cpu() for part in everything)
-                ids[position] = sample_candidates(*everything, top_k[row], top_p[row], numbers[row])[0][0]
-            tokens[index] = ids[position]
-    return [token if valid else None for token, valid in zip(tokens, finite, strict=True)]
-
-
-def sample_candidates(
-    probabilities: Tensor, ids: Tensor, top_k: Tensor, top_p: Tensor, numbers: Tensor
-) -> tuple[list[int], list[bool]]:
-    """Sample an id for each row from the `top_k` likeliest ones, of these from those that have `top_p` together.
-
-    Args:
-        probabilities: [b, k], falling.
-        ids: int64 [b, k], theirs.
-        top_k: int64 [b, 1], the size of the vocabulary for no limit.
-        top_p: float64 [b, 1], share of the probability that the `top_k` ids have together.
-        numbers: float64 [b, 1], random, from 0 to below 1.
-
-    Returns:
-        The ids, and for each row whether its `k` candidates are all that may be sampled.
-    """
-    k = probabilities.shape[-1]
-    sums = probabilities.double().masked_fill(torch.arange(k) >= top_k, 0).cumsum(dim=-1)
-    whole = torch.where(top_k <= k, sums[:, -1:], 1.0)
-    last = (sums < top_p * whole).sum(dim=-1, keepdim=True)
-    covered = ((last < k) | (top_k <= k))[:, 0].tolist()
-    last = last.clamp(max=k - 1)
-    position = torch.searchsorted(sums, numbers * sums.gather(-1, last), right=True).minimum(last)
-    return ids.gather(-1, position)[:, 0].tolist(), covered
-
-
-@functools.lru_cache(maxsize=8)
-def foreign_tokens(tokenizer: ChatGLMTokenizer, language: str) -> Tensor:
-    """Return a bool [v] that is true for the tokens that an answer in one language does not have.
-
-    Args:
-        tokenizer: the model's.
-        language: "en" has no tokens with Chinese characters, "zh" none with Latin letters.
-
-    Raises:
-        ValueError: another language.
-    """
-    if language not in FOREIGN_CHARACTERS:
-        raise ValueError(f"language must be one of {', '.join(FOREIGN_CHARACTERS)}, got {language!r}")
-    special_ids = set(tokenizer.all_special_ids)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(tokenizer.vocab_size)))
-    # a letter that the vocabulary lacks is spelled as its byte
-    tokens = [re.sub(r"^<0x([0-7].)>$", lambda byte: chr(int(byte[1], 16)), token) for token in tokens]
-    foreign = re.compile(FOREIGN_CHARACTERS[language])
-    return torch.tensor(
-        [
-            token_id not in special_ids and not re.match(r"<.+>$", token) and bool(foreign.search(token))
-            for token_id, token in enumerate(tokens)
-        ]
-    )
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The loop
-# --------------------------------------------------------------------------------------------------------------------
+logger = logging.get_logger(__name__)
 
 
 @torch.no_grad()
@@ -253,118 +89,6 @@ def end_token_ids(model: PreTrainedModel) -> set[int]:
     """Return the ids that end an answer of a model."""
     ids = getattr(model.generation_config, "eos_token_id", None) or model.config.eos_token_id
     return set(ids) if isinstance(ids, list | tuple) else {ids}
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Text
-# --------------------------------------------------------------------------------------------------------------------
-
-# What `process_response` may still change when more text comes: half-width punctuation, the date's placeholder.
-UNSETTLED_END = re.compile(r"(?:[,!:;?]|\[|\[\[(?:训(?:练(?:时(?:间\]?)?)?)?)?)\Z")
-
-
-def process_response(response: str, map_punctuation: bool = True) -> str:
-    """Return an answer as the original shows it: stripped, the training date filled in, and `,!:;?` in full width
-    beside a Chinese character (switch this off for code and JSON)."""
-    response = response.strip().replace("[[训练时间]]", "2023年")
-    if map_punctuation:
-        for half, full in (",，", "!！", ":：", ";；", "?？"):
-            response = re.sub(rf"([\u4e00-\u9fff])\{half}", rf"\1{full}", response)
-            response = re.sub(rf"\{half}([\u4e00-\u9fff])", rf"{full}\1", response)
-    return response
-
-
-class SettledText:
-    """Apply `process_response` to text that comes in parts: what is returned will not change any more.
-
-    Args:
-        map_punctuation: see `process_response`.
-    """
-
-    def __init__(self, map_punctuation: bool = True) -> None:
-        self.map_punctuation = map_punctuation
-        self.pending = ""
-        self.last = ""  # the character before the pending text, as it was returned
-
-    def put(self, text: str, ended: bool = False) -> str:
-        """Take more text and return what is final now."""
-        self.pending += text
-        if not self.last:
-            self.pending = self.pending.lstrip()
-        body = self.pending.rstrip()
-        unsettled = None if ended else UNSETTLED_END.search(body)
-        end = unsettled.start() if unsettled else len(body)
-        end = len(self.pending[:end].rstrip())
-        if not end:
-            return ""
-        # what comes before the unsettled end has all the neighbours that decide about it
-        final = process_response(self.last + self.pending[:end], self.map_punctuation)[len(self.last) :]
-        self.pending, self.last = self.pending[end:], final[-1]
-        return final
-
-
-class StopText:
-    """Find the first of some texts in text that comes in parts, and hold back what may still become one of them."""
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self.stop = tuple(stop)
-        self.pending = ""
-        self.found = False
-
-    def put(self, text: str, ended: bool = False) -> str:
-        """Take more text and return what certainly comes before a stop text; `found` says that one is complete."""
-        if not self.stop or not text and not ended:
-            return text
-        self.pending += text
-        ends = [(start + len(word), start) for word in self.stop if (start := self.pending.find(word)) >= 0]
-        if ends:  # the one that is complete first, however the text was cut
-            self.found, end = True, min(ends)[1]
-        elif ended:
-            end = len(self.pending)
-        else:
-            held = (
-                size
-                for word in self.stop
-                for size in range(1, min(len(word), len(self.pending) + 1))
-                if self.pending.endswith(word[:size])
-            )
-            end = len(self.pending) - max(held, default=0)
-        final, self.pending = self.pending[:end], self.pending[end:]
-        return final
-
-
-class AnswerText:
-    """The text of one answer as its tokens come; the parts that are returned are final and add up to the answer.
-
-    Args:
-        tokenizer: the model's.
-        map_punctuation: see `process_response`.
-        stop: texts that end the answer, which does not include them.
-    """
-
-    def __init__(self, tokenizer: ChatGLMTokenizer, map_punctuation: bool = True, stop: Sequence[str] = ()) -> None:
-        self.special_ids = set(tokenizer.all_special_ids)
-        self.decoder = IncrementalDecoder(tokenizer)
-        self.settled, self.stop = SettledText(map_punctuation), StopText(stop)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a stop text has come, and with it the end."""
-        return self.stop.found
-
-    def put(self, token_id: int) -> str:
-        """Take the next token and return the text that is final now, possibly ""."""
-        text = "" if token_id in self.special_ids else self.decoder.put(token_id)
-        return self.stop.put(self.settled.put(text))
-
-    def end(self) -> str:
-        """Return what was held back when no more tokens come."""
-        return "" if self.stopped else self.stop.put(self.settled.put(self.decoder.end(), ended=True), ended=True)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Beside the library's `generate`
-# --------------------------------------------------------------------------------------------------------------------
 
 
 class FiniteLogits(LogitsProcessor):
@@ -477,3 +201,401 @@ class GenerationThread(BaseStreamer):
     def __exit__(self, *exception) -> None:
         self.stopped = True
         self.thread.join()
+
+
+class ChatMixin:
+    """What `ChatGLMForConditionalGeneration` generates with: `chat` and `stream_chat`, and the library's `generate`."""
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        past_key_values=None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cache=None,
+        is_first_iteration: bool = False,
+        **kwargs,
+    ) -> dict:
+        """Return the inputs of the next forward pass: the whole prompt first, then what is not yet cached.
+
+        `position_ids` are ignored: the library passes its own one-dimensional ones. Positions follow from the ids.
+
+        Args:
+            input_ids: int64 [b, t], all tokens so far.
+            cache: of the tokens read so far; `past_key_values` is its older name.
+            attention_mask: as `forward` takes it.
+            use_cache, logits_to_keep, output_attentions, output_hidden_states: handed on to `forward`.
+            is_first_iteration: whether nothing has been read yet.
+
+        Raises:
+            RuntimeError: after the first iteration, the library wants a cache to be used and hands over none.
+            ValueError: fewer ids than the cache holds.
+        """
+        cache = one_cache(cache, past_key_values)
+        if use_cache and cache is None and not is_first_iteration:  # every token would read all tokens before it again
+            raise RuntimeError(
+                f"transformers {transformers_version} handed no key/value cache to the model (it gave "
+                f"{', '.join(sorted(kwargs)) or 'nothing else'}): please report this version. `chat` and `stream_chat` "
+                "do not depend on it"
+            )
+        cache = None if use_cache is False else ChatGLMCache.from_past(cache)
+        if cache is None or cache.get_seq_length() == 0:
+            layout = PromptLayout.from_input_ids(input_ids, attention_mask, self.config)
+            if cache is not None:
+                cache.layout = layout
+            if logits_to_keep is None:  # an answer's first tokens may be candidates
+                logits_to_keep = input_ids.shape[1] - int(layout.context_length.min())
+        elif cache.layout is None:  # filled from another class' keys and values
+            cache.layout = PromptLayout.from_input_ids(input_ids, attention_mask, self.config)
+        cached = 0 if cache is None else cache.get_seq_length()
+        if cached >= input_ids.shape[1]:
+            raise ValueError(
+                f"input_ids must hold the whole sequence, cached tokens included: there are {input_ids.shape[1]} ids, "
+                f"and the cache holds {cached} tokens"
+            )
+        return {
+            "input_ids": input_ids[:, cached:],
+            CACHE_NAME: cache,
+            "attention_mask": attention_mask,
+            "use_cache": cache is not None,
+            "logits_to_keep": logits_to_keep or 0,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config=None,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
+        stopping_criteria: Sequence[StoppingCriteria] | None = None,
+        **kwargs,
+    ):
+        """Generate with the library's own method, which see; prompts may carry the tokenizer's mask and positions.
+
+        Raises:
+            InvalidLogitsError: the model computed NaN or infinite logits.
+            ValueError: a prompt without `<sop>` or mask token; `position_ids` that are not the tokenizer's; a cache of
+                another prompt, or of a kind that this model has not.
+        """
+        input_ids = kwargs.get("input_ids") if inputs is None else inputs
+        attention_mask = kwargs.get("attention_mask")
+        # the library wants a mask of ones and zeros, and extends it itself
+        if attention_mask is not None and attention_mask.dim() == 4:
+            kwargs["attention_mask"] = (~attention_mask[:, 0, -1, :].bool()).long()
+        position_ids = kwargs.pop("position_ids", None)
+        if position_ids is not None and input_ids is not None:
+            self._check_position_ids(position_ids, input_ids, kwargs.get("attention_mask"))
+        self._use_own_cache(generation_config, input_ids, kwargs)
+        if kwargs.get("guidance_scale") not in (None, 1) and kwargs.get("negative_prompt_ids") is None:
+            empty_prompt = torch.tensor([[self.config.gmask_token_id, self.config.bos_token_id]], device=self.device)
+            kwargs["negative_prompt_ids"] = empty_prompt.repeat(len(input_ids), 1)
+        guard = FiniteLogits()
+        result = super().generate(
+            inputs,
+            generation_config=generation_config,
+            logits_processor=LogitsProcessorList([guard, *(logits_processor or [])]),
+            stopping_criteria=StoppingCriteriaList([*(stopping_criteria or []), StopWhen(guard.stop)]),
+            **kwargs,
+        )
+        guard.check()
+        return result
+
+    def _check_position_ids(self, position_ids: Tensor, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        """Refuse positions that the model would not use: all but the tokenizer's and the library's plain count."""
+        if position_ids.dim() == 2:  # the library counts 0, 1, 2, … for models it drafts with
+            plain = bool((position_ids.diff(dim=-1).clamp(min=0) <= 1).all())
+        else:
+            layout = PromptLayout.from_input_ids(input_ids, attention_mask, self.config)
+            plain = torch.equal(position_ids, layout.position_ids(0, input_ids.shape[1]))
+        if not plain:
+            raise ValueError("generate takes the tokenizer's position_ids only: leave them out")
+
+    def _use_own_cache(self, generation_config, input_ids: Tensor | None, kwargs: dict) -> None:
+        """Put a `ChatGLMCache` into the arguments of `generate`, one that holds what the caller's does.
+
+        The library then hands over this very cache for every token, however it treats those of its own.
+        """
+        configs = [config for config in (generation_config, self.generation_config) if config is not None]
+        implementations = {kwargs.pop("cache_implementation", None), *(each.cache_implementation for each in configs)}
+        for implementation in implementations - {None, "dynamic", "dynamic_full", "static"}:
+            raise ValueError(
+                f"cache_implementation must be dynamic or static (both are ChatGLMCache), got {implementation}"
+            )
+        for config in configs:  # the library refuses it beside a cache
+            config.cache_implementation = None
+        given = one_cache(kwargs.pop("cache", None), kwargs.pop("past_key_values", None))
+        if kwargs.get("use_cache", configs[0].use_cache) is False:
+            return
+        cache = ChatGLMCache.from_past(given)
+        if cache.layout is not None and cache.get_seq_length() and input_ids is not None:
+            layout = PromptLayout.from_input_ids(input_ids, kwargs.get("attention_mask"), self.config)
+            if not torch.equal(layout.context_length, cache.layout.context_length.to(layout.context_length.device)):
+                raise ValueError(
+                    "the cache holds another prompt: a changed prompt has to be read anew, as its tokens see one "
+                    "another. Leave the cache out, or continue the same sequence"
+                )
+        kwargs[CACHE_NAME] = cache
+
+    def stream_generate(
+        self,
+        input_ids: Tensor,
+        generation_config=None,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
+        stopping_criteria: Sequence[StoppingCriteria] | None = None,
+        prefix_allowed_tokens_fn: Callable | None = None,
+        **kwargs,
+    ) -> Iterator[Tensor]:
+        """Yield the ids so far, int64 [b, t], after every token that `generate` would add.
+
+        Args:
+            input_ids: int64 [b, s], prompts.
+            generation_config, logits_processor, stopping_criteria, prefix_allowed_tokens_fn: as `generate` takes them.
+            **kwargs: all others of `generate`, such as `max_length`, `do_sample`, `top_p`, `eos_token_id`.
+
+        Source: the original's method of this name.
+        """
+        arguments = {
+            "input_ids": input_ids,
+            "generation_config": generation_config,
+            "logits_processor": logits_processor,
+            "stopping_criteria": stopping_criteria,
+            "prefix_allowed_tokens_fn": prefix_allowed_tokens_fn,
+            **kwargs,
+        }
+        with GenerationThread(self, arguments) as tokens:
+            for token_ids in tokens:
+                input_ids = torch.cat([input_ids, torch.tensor(token_ids, device=input_ids.device)[:, None]], dim=1)
+                yield input_ids
+
+    @staticmethod
+    def process_response(response: str, map_punctuation: bool = True) -> str:
+        """Return an answer as the original shows it; see `generation_chatglm.process_response`."""
+        return process_response(response, map_punctuation)
+
+    def chat(
+        self,
+        tokenizer: ChatGLMTokenizer,
+        query: str,
+        history: Sequence[Sequence[str]] | None = None,
+        max_length: int | None = 2048,
+        num_beams: int = 1,
+        do_sample: bool = True,
+        top_p: float = 0.7,
+        temperature: float = 0.95,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
+        map_punctuation: bool = True,
+        on_dropped_rounds: Callable[[int], None] | None = None,
+        **kwargs,
+    ) -> tuple[str, list[tuple[str, str]]]:
+        """Answer one question.
+
+        Args:
+            tokenizer: the model's.
+            query: the question; control tokens spelled in it are text.
+            history: earlier (question, answer) pairs.
+            max_length: limit for prompt and answer together, in tokens; at most `config.max_sequence_length` counts,
+                which 0 and None stand for. If the history does not fit, its oldest rounds are left out.
+            num_beams: beams of the search; 1 for none.
+            do_sample: whether to sample; if not, or at temperature 0, the likeliest token is taken.
+            top_p: sample from the likeliest tokens that have this probability together, 0 to 1.
+            temperature: divides the logits; 0 and up.
+            logits_processor: applied to the logits of every token.
+            map_punctuation: see `process_response`.
+            on_dropped_rounds: called with the number of rounds left out, if any were.
+            **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`, `seed`
+                and `stop`; with any others, which are for the library's `generate`, that computes the answer.
+
+        Returns:
+            The answer, and the history with this round added.
+
+        Raises:
+            PromptTooLongError: the question alone is longer than the limit.
+            InvalidLogitsError: the model computed NaN or infinite logits.
+            ValueError: an argument that asks for something else than one answer.
+        """
+        pieces = self._answer(
+            tokenizer,
+            query,
+            history,
+            on_dropped_rounds,
+            map_punctuation,
+            streamed=False,
+            max_length=max_length,
+            num_beams=num_beams,
+            do_sample=do_sample,
+            top_p=top_p,
+            temperature=temperature,
+            logits_processor=logits_processor,
+            **kwargs,
+        )
+        response = "".join(pieces)
+        return response, [*_pairs(history), (query, response)]
+
+    def stream_chat(
+        self,
+        tokenizer: ChatGLMTokenizer,
+        query: str,
+        history: Sequence[Sequence[str]] | None = None,
+        max_length: int | None = 2048,
+        do_sample: bool = True,
+        top_p: float = 0.7,
+        temperature: float = 0.95,
+        logits_processor: Sequence[LogitsProcessor] | None = None,
+        map_punctuation: bool = True,
+        on_dropped_rounds: Callable[[int], None] | None = None,
+        **kwargs,
+    ) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+        """Answer one question piece by piece: yield `(answer so far, history with it)` as text becomes final.
+
+        Takes what `chat` takes, but beams. Half characters are held back, and so is punctuation that the next character
+        may change. Closing the generator ends the generation within a token. The last yield is what `chat` returns.
+        """
+        pieces = self._answer(
+            tokenizer,
+            query,
+            history,
+            on_dropped_rounds,
+            map_punctuation,
+            streamed=True,
+            max_length=max_length,
+            do_sample=do_sample,
+            top_p=top_p,
+            temperature=temperature,
+            logits_processor=logits_processor,
+            **kwargs,
+        )
+        response, past_rounds = "", _pairs(history)
+        with closing(pieces):
+            for piece in filter(None, pieces):
+                response += piece
+                yield response, [*past_rounds, (query, response)]
+        if not response:
+            yield response, [*past_rounds, (query, response)]
+
+    def _answer(
+        self,
+        tokenizer: ChatGLMTokenizer,
+        query: str,
+        history: Sequence[Sequence[str]] | None,
+        on_dropped_rounds: Callable[[int], None] | None,
+        map_punctuation: bool,
+        streamed: bool,
+        max_length: int | None,
+        max_new_tokens: int | None = None,
+        stop: Sequence[str] = (),
+        **generation,
+    ) -> Iterator[str]:
+        """Yield the answer to a question in final pieces of text, some of them empty.
+
+        Args:
+            max_new_tokens: limit of the answer alone, in tokens.
+            stop: texts that end the answer, which does not include them.
+            **generation: of `_answer_ids`.
+        """
+        limit = min(max_length or self.config.max_sequence_length, self.config.max_sequence_length)
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        prompt_ids, dropped = tokenizer.encode_chat(query, history, max_length=limit)
+        if dropped and on_dropped_rounds is not None:
+            on_dropped_rounds(dropped)
+        elif dropped:
+            logger.warning("history too long for max_length %d: the %d oldest rounds were left out", limit, dropped)
+        room = limit - len(prompt_ids)
+        room = room if max_new_tokens is None else min(room, max_new_tokens)
+        text = AnswerText(tokenizer, map_punctuation, (stop,) if isinstance(stop, str) else stop)
+        with closing(self._answer_ids(tokenizer, prompt_ids, room, streamed, **generation)) as answer_ids:
+            for token_id in answer_ids:
+                yield text.put(token_id)
+                if text.stopped:
+                    return
+        yield text.end()
+
+    def _answer_ids(
+        self,
+        tokenizer: ChatGLMTokenizer,
+        prompt_ids: list[int],
+        max_new_tokens: int,
+        streamed: bool,
+        do_sample: bool,
+        top_p: float,
+        temperature: float,
+        logits_processor: Sequence[LogitsProcessor] | None,
+        num_beams: int = 1,
+        top_k: int = 50,
+        repetition_penalty: float = 1.0,
+        language: str | None = None,
+        seed: int | None = None,
+        **library,
+    ) -> Iterator[int]:
+        """Yield the ids of an answer, by this project's own loop, or by the library's `generate` if it alone can.
+
+        Args:
+            top_k: sample from so many likeliest tokens at most, 0 for all; 50 as in the original's library.
+            repetition_penalty: above 1 makes tokens of prompt and answer less likely.
+            language: "en" or "zh" keeps the answer to that language's tokens.
+            seed: the same seed, the same answer, here and from the engine; None follows `torch.manual_seed`.
+            **library: arguments of the library's `generate`.
+        """
+        foreign = None if language is None else foreign_tokens(tokenizer, language)
+        input_ids = torch.tensor([prompt_ids], device=self.device)
+        inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        if library or num_beams != 1:
+            if seed is not None:
+                raise ValueError(
+                    f"seed is not for the library's generate, which {', '.join(library) or 'num_beams'} asks for: "
+                    "call torch.manual_seed instead"
+                )
+            forbid = [] if foreign is None else [ForbidTokens(foreign)]
+            sampling = {"do_sample": True, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+            arguments = {
+                **inputs,
+                **(sampling if do_sample and temperature else {"do_sample": False}),
+                "max_length": len(prompt_ids) + max_new_tokens,
+                "num_beams": num_beams,
+                "repetition_penalty": repetition_penalty,
+                "logits_processor": [*(logits_processor or []), *forbid],
+                **library,
+            }
+            yield from self._library_ids(arguments, streamed)
+            return
+        if seed is None:
+            seed = int(torch.randint(1 << 62, ()))
+        temperature = temperature if do_sample else 0
+        sampler = Sampler(temperature, top_k, top_p, repetition_penalty, foreign, seed, prompt_ids)
+        ends, pad = end_token_ids(self), self.config.pad_token_id
+        for (token_id,) in decode(
+            self,
+            **inputs,
+            samplers=[sampler],
+            max_new_tokens=max_new_tokens,
+            end_ids=ends,
+            pad_token_id=pad,
+            logits_processor=logits_processor,
+        ):
+            yield token_id
+
+    def _library_ids(self, arguments: dict, streamed: bool) -> Iterator[int]:
+        """Yield the ids of an answer that the library's `generate` computes."""
+        if arguments.get("num_return_sequences", 1) != 1 or arguments.get("return_dict_in_generate"):
+            raise ValueError(
+                "chat and stream_chat give one answer as text: call generate for num_return_sequences and "
+                "return_dict_in_generate"
+            )
+        if not streamed:
+            yield from self.generate(**arguments)[0, arguments["input_ids"].shape[1] :].tolist()
+            return
+        if arguments["num_beams"] != 1:
+            raise ValueError("stream_chat yields text that is final, which beams are not: call chat for num_beams")
+        with GenerationThread(self, arguments) as tokens:
+            for (token_id,) in tokens:
+                yield token_id
+
+
+def _pairs(history: Sequence[Sequence[str]] | None) -> list[tuple[str, str]]:
+    return [tuple(pair) for pair in history or []]

@@ -49,6 +49,11 @@ def check_bits(bits: int) -> None:
         raise ValueError(f"quantization_bit must be 4 or 8, got {bits}")
 
 
+def is_intercepted(module: nn.Module) -> bool:
+    """Return whether calling the module does more than its class says: hooks, or a replaced `forward`."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
+
+
 def packed_columns(columns: int, bits: int) -> int:
     """Return the bytes that a row of `columns` weights takes.
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from chatglm import ChatGLMCache
-from chatglm.modeling_chatglm import CACHE_STEP
+from chatglm.cache import CACHE_STEP
 
 if TYPE_CHECKING:
-    from .prompts import ReadPrompt
+    from .prompts import Prefill
 
 
 FREE_SHARE = 0.7  # of the free memory is for running answers; prompts being read and programs beside need some, too
@@ -65,7 +65,7 @@ class BatchCache(ChatGLMCache):
 
     # what the model calls
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs=None, dtype=None):
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs=None):
         """Append each row's key and value [b, h, 1, d] at its own end; return all up to the longest row's."""
         device = key_states.device
         if device not in self.indices:
@@ -81,6 +81,17 @@ class BatchCache(ChatGLMCache):
     def append(self, layer_idx: int) -> tuple[Tensor, Tensor, list[int]]:
         """Return a layer's buffers and the rows' ends, where the CPU kernels write what `update` would."""
         return self.keys[layer_idx], self.values[layer_idx], self.row_lengths
+
+    @property
+    def batch_size(self) -> int:
+        """Number of running answers."""
+        return len(self.row_lengths)
+
+    def next_columns(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return where each row's next token goes; see the base class. Every row begins in the first column."""
+        columns = [length - self.prefix_length for length in self.row_lengths]
+        prompts = torch.tensor([[0] * len(columns), self.context_lengths, self.mask_positions])
+        return torch.tensor(columns), prompts, None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the length of the longest row, P-Tuning prefix not counted."""
@@ -117,7 +128,7 @@ class BatchCache(ChatGLMCache):
         """Take note that each row has one more token."""
         self.row_lengths = [length + 1 for length in self.row_lengths]
 
-    def append_row(self, prompt: ReadPrompt | SetAside) -> None:
+    def append_row(self, prompt: Prefill | SetAside) -> None:
         """Copy a prompt's keys and values, or those of a row that was set aside, into a new row."""
         self.prefix_length = prompt.cache.prefix_length
         length = prompt.cache.lengths[0]

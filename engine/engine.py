@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
-from chatglm.generation_chatglm import end_token_ids, sample
+from chatglm.generation_chatglm import end_token_ids
+from chatglm.sampler import sample
 
 from .answer import (
     Answer,
@@ -27,7 +28,7 @@ from .answer import (
     TokenProbability,
 )
 from .cache import FREE_SHARE, BatchCache, SetAside, free_memory
-from .prompts import PromptCache, ReadPrompt
+from .prompts import Prefill, PromptCache
 from .rows import Row, token_probabilities
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Engine:
         self.on_finished = on_finished
         self.end_ids = end_token_ids(model)
         self.waiting: collections.deque[Answer] = collections.deque()
-        self.reading: tuple[Answer, ReadPrompt | None] | None = None
+        self.reading: tuple[Answer, Prefill | None] | None = None
         self.rows: list[Row] = []
         self.cache_bytes = int(FREE_SHARE * free_memory(model)) if cache_bytes is None else cache_bytes
         self.cache = BatchCache(self.cache_bytes)
@@ -205,7 +206,7 @@ class Engine:
             answer, prompt = self.reading
             try:
                 if prompt is None:
-                    prompt = ReadPrompt(self.model, answer.request.prompt_ids)
+                    prompt = Prefill(self.model, answer.request.prompt_ids)
                     self.reading = answer, prompt
                 if prompt.logits is None and not prompt.advance(deadline - time.monotonic()):
                     return
@@ -236,7 +237,7 @@ class Engine:
             self.reading = answer, prompt
         return True
 
-    def _join(self, answer: Answer, prompt: ReadPrompt) -> None:
+    def _join(self, answer: Answer, prompt: Prefill) -> None:
         """Let an answer join the batch with its first token."""
         if answer.request.embedding:
             self._end(answer, Piece(finish_reason="stop", embedding=prompt.embedding.tolist()))

@@ -12,57 +12,44 @@ import torch
 from torch import Tensor, nn
 
 from chatglm import ChatGLMCache
-from chatglm.modeling_chatglm import AttentionPlan, PromptLayout, rotary_tables
+from chatglm.modeling_chatglm import Pass
 
 
-class ReadPrompt:
-    """A prompt on its way through the layers, or all the way through.
+class Prefill:
+    """A prompt on its way through the blocks, or all the way through.
 
     Args:
         model: a `ChatGLMForConditionalGeneration`.
         prompt_ids: its ids.
 
     Attributes:
-        cache: the keys and values of the layers done.
+        cache: the keys and values of the blocks done.
         logits: float32 [v] of the first answer token, None before the end.
         embedding: mean of the last hidden states, float32 [e], None before the end.
     """
 
     def __init__(self, model: nn.Module, prompt_ids: list[int]) -> None:
-        self.model, self.prompt_ids = model, prompt_ids
+        self.model, self.prompt_ids, self.cache = model, prompt_ids, ChatGLMCache()
         self.logits: Tensor | None = None
         self.embedding: Tensor | None = None
-        transformer, config = model.transformer, model.config
         input_ids = torch.tensor([prompt_ids], device=model.device)
-        layout = PromptLayout.from_input_ids(input_ids, torch.ones_like(input_ids), config)
-        self.context_length, self.mask_position = int(layout.context_length[0]), int(layout.mask_position[0])
-        self.hidden_states: Tensor | None = transformer.word_embeddings(input_ids)  # [1, s, e]
-        self.cache, self.prefix = ChatGLMCache(), None
-        if config.pre_seq_len is not None:
-            self.prefix = transformer.prefix_encoder(1, self.hidden_states.dtype)
-            self.cache.prefix_length = config.pre_seq_len
-        self.plan = AttentionPlan.build(layout, 0, len(prompt_ids), self.cache.prefix_length, input_ids.device)
-        self.rotary = rotary_tables(
-            layout.position_ids(0, len(prompt_ids)),
-            config.hidden_size // config.num_attention_heads,
-            self.hidden_states.dtype,
+        self.tokens: Pass | None = Pass(
+            model.transformer, input_ids, attention_mask=torch.ones_like(input_ids), cache=self.cache
         )
+        layout = self.cache.layout
+        self.context_length, self.mask_position = int(layout.context_length[0]), int(layout.mask_position[0])
 
     def advance(self, seconds: float) -> bool:
-        """Compute layers for about so many seconds, at least one; return whether all are done."""
-        deadline = time.monotonic() + seconds
-        transformer = self.model.transformer
-        while (layer := len(self.cache)) < len(transformer.layers):
-            prefix = None if self.prefix is None else self.prefix[layer]
-            self.hidden_states, _ = transformer.layers[layer](
-                self.hidden_states, self.rotary, self.plan, self.cache, prefix
-            )
-            if time.monotonic() >= deadline and layer + 1 < len(transformer.layers):
+        """Compute blocks for about so many seconds, at least one; return whether all are done."""
+        deadline, tokens = time.monotonic() + seconds, self.tokens
+        while tokens.done < len(tokens.layers):
+            tokens.advance()
+            if time.monotonic() >= deadline and tokens.done < len(tokens.layers):
                 return False
-        hidden_states = transformer.final_layernorm(self.hidden_states)
+        hidden_states = self.model.transformer.final_layernorm(tokens.hidden_states)  # [1, s, e]
         self.logits = self.model.lm_head(hidden_states[:, -1:])[0, 0].float()
         self.embedding = hidden_states[0].float().mean(dim=0)
-        self.hidden_states = self.rotary = self.plan = self.prefix = None
+        self.tokens = None
         return True
 
     def bytes(self) -> int:
@@ -76,17 +63,17 @@ class PromptCache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.prompts: collections.OrderedDict[tuple[int, ...], ReadPrompt] = collections.OrderedDict()
+        self.prompts: collections.OrderedDict[tuple[int, ...], Prefill] = collections.OrderedDict()
         self.size = 0
 
-    def get(self, prompt_ids: list[int]) -> ReadPrompt | None:
+    def get(self, prompt_ids: list[int]) -> Prefill | None:
         """Return a prompt that was read, or None."""
         key = tuple(prompt_ids)
         if key in self.prompts:
             self.prompts.move_to_end(key)
         return self.prompts.get(key)
 
-    def put(self, prompt: ReadPrompt) -> None:
+    def put(self, prompt: Prefill) -> None:
         """Keep a prompt, and drop those unused for longest."""
         self.prompts[tuple(prompt.prompt_ids)] = prompt
         self.size += prompt.bytes()

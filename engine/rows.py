@@ -8,7 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer
-from chatglm.generation_chatglm import AnswerText, Sampler, foreign_tokens
+from chatglm.answer_text import AnswerText
+from chatglm.sampler import Sampler, foreign_tokens
 
 from .answer import Answer, TokenProbability
 

@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from chatglm import ChatGLMCache, ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_kernels, cuda_decode
+from chatglm import cache as cache_module
 from chatglm import modeling_chatglm as modeling
 from chatglm.quantization import set_exact
+from engine.cache import BatchCache
 
 pytest_plugins = ["cuda_emulation"]  # fixture `emulations`
 
@@ -36,11 +38,11 @@ def device(request, monkeypatch) -> torch.device:
         graph.logits = graph.compute()
         graph.graph = SimpleNamespace(replay=lambda: graph.logits.copy_(graph.compute()))
 
-    def decode_step(model, input_ids, cache, *numbers):
+    def decode_step(model, input_ids, cache):
         if not cuda_decode._is_next_token(input_ids, cache):
             return None
         decoder = cuda_decode._decoders.setdefault(model, cuda_decode._Decoder())
-        return decoder.step(model, input_ids, cache, *numbers, 0)
+        return decoder.step(model, input_ids, cache, 0)
 
     request.getfixturevalue("emulations")("tensor cores")
     monkeypatch.setattr(cpu_kernels, "available", lambda dtype: False)  # prompts are read exactly
@@ -106,7 +108,7 @@ def test_prefix_tuned_model_equals_ordinary_pass(device, random_model, projectio
 
 
 def test_cache_grows_under_a_graph_that_is_captured_once(device, random_model, monkeypatch):
-    monkeypatch.setattr(modeling, "CACHE_STEP", 4)
+    monkeypatch.setattr(cache_module, "CACHE_STEP", 4)
     model = random_model.to(device)
     for _ in range(2):  # the second conversation has another cache
         assert_same_logits(model, model, PADDED, count=11)
@@ -127,7 +129,7 @@ def test_cache_grows_under_a_graph_that_is_captured_once(device, random_model, m
     ids=lambda arguments: " ".join(list(arguments)[1:]) or "greedy",
 )
 def test_generate_equals_ordinary_generate(device, random_model, arguments, monkeypatch):
-    monkeypatch.setattr(modeling, "CACHE_STEP", 8)
+    monkeypatch.setattr(cache_module, "CACHE_STEP", 8)
     model = random_model.to(device)
     prompt = PROMPT if "prompt_lookup_num_tokens" in arguments else PADDED
     input_ids = torch.tensor(prompt, device=device)
@@ -161,12 +163,8 @@ def test_rows_of_different_lengths_equal_each_alone(device, random_model):
     model, prompts = random_model.to(device), [PROMPT[0], PROMPT[0][2:], [MASK, 40, SOP]]
     tokens = torch.tensor([[20, 30], [21, 31], [22, 32]], device=device)
 
-    class RunningAnswers(ChatGLMCache):
-        def get_seq_length(self, layer_idx=0):
-            return max(self.row_lengths)
-
-    cache = RunningAnswers()
-    cache.layout, cache.row_lengths = cache, [len(prompt) for prompt in prompts]
+    cache = BatchCache()
+    cache.row_lengths = [len(prompt) for prompt in prompts]
     cache.context_lengths = [len(prompt) - 1 for prompt in prompts]
     cache.mask_positions = [5, 3, 0]
     cache.keys, cache.values = [[torch.zeros(4, 2, 16, 16, device=device) for _ in range(3)] for _ in range(2)]
@@ -287,12 +285,12 @@ def test_other_models_take_the_ordinary_pass(device, random_model, change):
 
 def test_weights_of_several_number_types_or_devices_are_refused(device, random_model):
     model = random_model.to(device)
-    assert cuda_decode.DecodeWeights.of(model, device, 1.0) is not None
-    assert cuda_decode.DecodeWeights.of(model, torch.device("cuda", 7), 1.0) is None
+    assert cuda_decode.DecodeWeights.of(model, device) is not None
+    assert cuda_decode.DecodeWeights.of(model, torch.device("cuda", 7)) is None
     model.transformer.layers[2].attention.dense.double()
-    assert cuda_decode.DecodeWeights.of(model, device, 1.0) is None
+    assert cuda_decode.DecodeWeights.of(model, device) is None
     model.double()
-    assert cuda_decode.DecodeWeights.of(model, device, 1.0) is None
+    assert cuda_decode.DecodeWeights.of(model, device) is None
 
 
 def test_gradients_take_the_ordinary_pass(random_model):

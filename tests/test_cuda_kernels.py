@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from chatglm import cuda_kernels
-from chatglm.modeling_chatglm import PromptLayout, apply_rotary, rotary_frequency
-from chatglm.modeling_chatglm import rotary_tables as model_rotary_tables
+from chatglm.positions import PromptLayout, apply_rotary, rotary_frequency
+from chatglm.positions import rotary_tables as model_rotary_tables
 from chatglm.quantization import dequantize_weight, pack_int4
 
 pytest_plugins = ["cuda_emulation"]  # fixture `emulations`

@@ -240,7 +240,7 @@ def test_graphs_are_for_models_on_one_device(folders):
     """The CUDA graphs of cuda_decode.py read weights where they lie: not a model that accelerate moves about."""
     config = ChatGLMConfig.from_pretrained(folders["float"])
     model = load_dispatched(folders["float"], config, torch.float16, MAPS["gpu, memory and disk"])
-    assert DecodeWeights.of(model, torch.device("cpu"), 1.0) is None
+    assert DecodeWeights.of(model, torch.device("cpu")) is None
     assert not any(
         "forward" in module.__dict__
         for module in load_dispatched(folders["float"], config, torch.float16, {"": "cpu"}).modules()

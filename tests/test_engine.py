@@ -23,10 +23,10 @@ from chatglm import (
     PromptTooLongError,
     cpu_kernels,
 )
-from chatglm.modeling_chatglm import CACHE_STEP
+from chatglm.cache import CACHE_STEP
 from engine import Engine, Request, chat_request
 from engine.cache import BatchCache
-from engine.prompts import ReadPrompt
+from engine.prompts import Prefill
 
 QUESTIONS = ["你好", "1 + 1", "hello there", "天气怎么样？", "a", "晚上睡不着应该怎么办", "x y z", "北京在哪里"]
 
@@ -269,7 +269,7 @@ def test_prompt_read_in_slices_equals_forward(checkpoint):
     model, tokenizer = checkpoint
     prompt = tokenizer.encode_prompt("天气" * 40)
     with torch.inference_mode():
-        reading, slices = ReadPrompt(model, prompt), 1
+        reading, slices = Prefill(model, prompt), 1
         while not reading.advance(0):
             slices += 1
         expected = model(torch.tensor([prompt]), output_hidden_states=True)
@@ -340,7 +340,7 @@ def test_batch_cache_leaves_nothing_behind(checkpoint):
             if cache.row_lengths and dice.random() < 0.45:
                 cache.remove_row(dice.randrange(len(cache.row_lengths)))
             else:
-                prompt = ReadPrompt(model, tokenizer.encode_prompt("天" * dice.randint(1, 60)))
+                prompt = Prefill(model, tokenizer.encode_prompt("天" * dice.randint(1, 60)))
                 prompt.advance(60)
                 cache.append_row(prompt)
             for buffer in cache.keys + cache.values:
@@ -360,7 +360,7 @@ def test_quantised_rows_of_different_lengths_get_what_each_gets_alone(checkpoint
     with torch.inference_mode():
         for question in QUESTIONS:
             ids = checkpoint[1].encode_prompt(question)
-            prompt = ReadPrompt(model, ids)
+            prompt = Prefill(model, ids)
             prompt.advance(60)
             cache.append_row(prompt)
             past = model(torch.tensor([ids]), use_cache=True).cache

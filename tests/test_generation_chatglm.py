@@ -25,14 +25,9 @@ from transformers import (
 
 from chatglm import ChatGLMCache, ChatGLMForConditionalGeneration, InvalidLogitsError
 from chatglm import modeling_chatglm as modeling
-from chatglm.generation_chatglm import (
-    Sampler,
-    SettledText,
-    StopText,
-    process_response,
-    sample,
-    sample_candidates,
-)
+from chatglm.answer_text import SettledText, StopText, process_response
+from chatglm.cache import CACHE_NAME
+from chatglm.sampler import Sampler, sample, sample_candidates
 from engine import Engine, Request
 from tests.conftest import ROOT
 
@@ -73,7 +68,7 @@ def tokens_read(monkeypatch) -> TokenCounter:
 GENERATE = {
     "greedy": {"do_sample": False},
     "sampled": {"do_sample": True},
-    "cache=DynamicCache": {"do_sample": False, modeling.CACHE_NAME: DynamicCache},
+    "cache=DynamicCache": {"do_sample": False, CACHE_NAME: DynamicCache},
     "cache=ChatGLMCache": {"do_sample": False, "cache": ChatGLMCache},
     "past_key_values=ChatGLMCache": {"do_sample": False, "past_key_values": ChatGLMCache},
     "static": {"do_sample": False, "cache_implementation": "static"},
@@ -152,7 +147,7 @@ def test_a_lost_cache_is_an_error_that_names_the_librarys_version(random_model, 
     prepare = random_model.prepare_inputs_for_generation
 
     def renamed(input_ids, **kwargs):
-        kwargs["key_value_store"] = kwargs.pop(modeling.CACHE_NAME)
+        kwargs["key_value_store"] = kwargs.pop(CACHE_NAME)
         return prepare(input_ids, **kwargs)
 
     monkeypatch.setattr(random_model, "prepare_inputs_for_generation", renamed)

@@ -22,6 +22,8 @@ from chatglm import (
     PromptTooLongError,
 )
 from chatglm import modeling_chatglm as modeling
+from chatglm.cache import CACHE_NAME, CACHE_STEP, CausalOutput
+from chatglm.positions import AttentionPlan, rotary_tables
 from chatglm.quantization import set_exact
 
 GMASK, SOP, EOP = 101, 104, 105  # of `random_model`
@@ -295,8 +297,8 @@ def test_output_attentions_are_the_weights_that_are_used(random_model):
     x = random_model.transformer.layers[0].input_layernorm(output.hidden_states[0])
     value = attention.query_key_value(x).view(1, 7, 2, 3, 16)[..., 2, :].transpose(1, 2)
     expected = attention.dense((output.attentions[0] @ value).transpose(1, 2).reshape(1, 7, 32))
-    rotary = modeling.rotary_tables(torch.tensor([[[0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 2, 3, 4, 5]]]), 16, torch.float32)
-    plan = modeling.AttentionPlan(split=2, context=2)
+    rotary = rotary_tables(torch.tensor([[[0, 1, 1, 1, 1, 1, 1], [0, 0, 1, 2, 3, 4, 5]]]), 16, torch.float32)
+    plan = AttentionPlan(split=2, context=2)
     assert torch.allclose(attention(x, rotary, plan)[0], expected, atol=1e-4)
 
 
@@ -392,12 +394,12 @@ def test_cache_does_not_move_within_a_step(random_model):
     with torch.no_grad():
         cache = random_model(prompt, use_cache=True).cache
         places = set()
-        for token in range(modeling.CACHE_STEP - 4):
+        for token in range(CACHE_STEP - 4):
             random_model(torch.tensor([[token % 90 + 4]]), cache=cache, use_cache=True)
             places.add(cache.keys[0].data_ptr())
-        assert len(places) == 1 and cache.keys[0].shape[2] == modeling.CACHE_STEP
+        assert len(places) == 1 and cache.keys[0].shape[2] == CACHE_STEP
         random_model(torch.tensor([[7]]), cache=cache, use_cache=True)
-    assert cache.keys[0].shape[2] == 2 * modeling.CACHE_STEP
+    assert cache.keys[0].shape[2] == 2 * CACHE_STEP
 
 
 def test_cache_crop_select_and_repeat(random_model):
@@ -605,7 +607,7 @@ class Replay(ChatGLMForConditionalGeneration):
             cache = itertools.count()
         logits = torch.zeros(1, 1, self.config.vocab_size)
         logits[0, 0, self.ids[next(cache)]] = 100.0
-        return modeling.CausalOutput(logits=logits, **{modeling.CACHE_NAME: cache})
+        return CausalOutput(logits=logits, **{CACHE_NAME: cache})
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from conftest import ROOT
 
 import utils
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_kernels
-from chatglm.modeling_chatglm import AttentionPlan, ChatGLMCache, rotary_tables
+from chatglm.cache import ChatGLMCache
+from chatglm.positions import AttentionPlan, rotary_tables
 
 SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_layers": 2, "num_attention_heads": 2, "bos_token_id": 104}
 

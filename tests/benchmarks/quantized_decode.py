@@ -27,8 +27,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_kernels, quantization
-from chatglm.modeling_chatglm import SelfAttention
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_decode, cpu_kernels, quantization
 from tests.benchmarks import llama_cpp_q4_0
 from tests.conftest import ROOT
 from utils import choose_dtype, load_model
@@ -161,12 +160,12 @@ def unpack_first() -> Iterator[None]:
 @contextlib.contextmanager
 def wide_cache() -> Iterator[None]:
     """Let keys and values be kept in float32, as the hidden states are."""
-    own = SelfAttention._cache_dtype
-    SelfAttention._cache_dtype = lambda _, key: key.dtype
+    own = cpu_decode.cache_dtype
+    cpu_decode.cache_dtype = lambda *_: None
     try:
         yield
     finally:
-        SelfAttention._cache_dtype = own
+        cpu_decode.cache_dtype = own
 
 
 def tuning_seconds(model: ChatGLMForConditionalGeneration, length: int) -> float:

@@ -1,0 +1,110 @@
+"""The text of an answer as its tokens come: what is final already, and where a stop text ends it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder
+
+# What `process_response` may still change when more text comes: half-width punctuation, the date's placeholder.
+UNSETTLED_END = re.compile(r"(?:[,!:;?]|\[|\[\[(?:训(?:练(?:时(?:间\]?)?)?)?)?)\Z")
+
+
+def process_response(response: str, map_punctuation: bool = True) -> str:
+    """Return an answer as the original shows it: stripped, the training date filled in, and `,!:;?` in full width
+    beside a Chinese character (switch this off for code and JSON)."""
+    response = response.strip().replace("[[训练时间]]", "2023年")
+    if map_punctuation:
+        for half, full in (",，", "!！", ":：", ";；", "?？"):
+            response = re.sub(rf"([\u4e00-\u9fff])\{half}", rf"\1{full}", response)
+            response = re.sub(rf"\{half}([\u4e00-\u9fff])", rf"{full}\1", response)
+    return response
+
+
+class SettledText:
+    """Apply `process_response` to text that comes in parts: what is returned will not change any more.
+
+    Args:
+        map_punctuation: see `process_response`.
+    """
+
+    def __init__(self, map_punctuation: bool = True) -> None:
+        self.map_punctuation = map_punctuation
+        self.pending = ""
+        self.last = ""  # the character before the pending text, as it was returned
+
+    def put(self, text: str, ended: bool = False) -> str:
+        """Take more text and return what is final now."""
+        self.pending += text
+        if not self.last:
+            self.pending = self.pending.lstrip()
+        body = self.pending.rstrip()
+        unsettled = None if ended else UNSETTLED_END.search(body)
+        end = unsettled.start() if unsettled else len(body)
+        end = len(self.pending[:end].rstrip())
+        if not end:
+            return ""
+        # what comes before the unsettled end has all the neighbours that decide about it
+        final = process_response(self.last + self.pending[:end], self.map_punctuation)[len(self.last) :]
+        self.pending, self.last = self.pending[end:], final[-1]
+        return final
+
+
+class StopText:
+    """Find the first of some texts in text that comes in parts, and hold back what may still become one of them."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.stop = tuple(stop)
+        self.pending = ""
+        self.found = False
+
+    def put(self, text: str, ended: bool = False) -> str:
+        """Take more text and return what certainly comes before a stop text; `found` says that one is complete."""
+        if not self.stop or not text and not ended:
+            return text
+        self.pending += text
+        ends = [(start + len(word), start) for word in self.stop if (start := self.pending.find(word)) >= 0]
+        if ends:  # the one that is complete first, however the text was cut
+            self.found, end = True, min(ends)[1]
+        elif ended:
+            end = len(self.pending)
+        else:
+            held = (
+                size
+                for word in self.stop
+                for size in range(1, min(len(word), len(self.pending) + 1))
+                if self.pending.endswith(word[:size])
+            )
+            end = len(self.pending) - max(held, default=0)
+        final, self.pending = self.pending[:end], self.pending[end:]
+        return final
+
+
+class AnswerText:
+    """The text of one answer as its tokens come; the parts that are returned are final and add up to the answer.
+
+    Args:
+        tokenizer: the model's.
+        map_punctuation: see `process_response`.
+        stop: texts that end the answer, which does not include them.
+    """
+
+    def __init__(self, tokenizer: ChatGLMTokenizer, map_punctuation: bool = True, stop: Sequence[str] = ()) -> None:
+        self.special_ids = set(tokenizer.all_special_ids)
+        self.decoder = IncrementalDecoder(tokenizer)
+        self.settled, self.stop = SettledText(map_punctuation), StopText(stop)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop text has come, and with it the end."""
+        return self.stop.found
+
+    def put(self, token_id: int) -> str:
+        """Take the next token and return the text that is final now, possibly ""."""
+        text = "" if token_id in self.special_ids else self.decoder.put(token_id)
+        return self.stop.put(self.settled.put(text))
+
+    def end(self) -> str:
+        """Return what was held back when no more tokens come."""
+        return "" if self.stopped else self.stop.put(self.settled.put(self.decoder.end(), ended=True), ended=True)

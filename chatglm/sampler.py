@@ -1,0 +1,175 @@
+"""The next token of every answer, each from its own logits and random numbers only.
+
+Shapes: `b` rows, `v` vocabulary, `k` candidates.
+
+Source: this project; order and meaning of the parameters are those of the original's library.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .tokenization_chatglm import ChatGLMTokenizer
+
+CANDIDATES = 256  # likeliest tokens looked at first when sampling; more only where top_p needs them
+LEAST_TEMPERATURE = 1e-30  # as good as 0, and still above 0 in float32
+# characters that an answer kept to one language does not have
+FOREIGN_CHARACTERS = {"en": "[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]", "zh": "[A-Za-z]"}
+INVALID_LOGITS = (
+    "the model computed NaN or infinite logits. Likely causes: damaged or wrongly converted weights, or float16 "
+    "overflow; check the files, or load the model in bfloat16 or float32"
+)
+
+
+class InvalidLogitsError(ArithmeticError):
+    """The model computed NaN or infinite logits, so that there is no token to sample."""
+
+    def __init__(self, message: str = INVALID_LOGITS) -> None:
+        super().__init__(message)
+
+
+class Sampler:
+    """How the tokens of one answer are sampled: its parameters, its random numbers, and the tokens it has so far.
+
+    Args:
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: sample from so many of the likeliest tokens; 0 for all.
+        top_p: of these, sample from the likeliest ones that have this probability together.
+        repetition_penalty: above 1 makes tokens of prompt and answer less likely.
+        foreign: bool [v], true for tokens that are never taken, see `foreign_tokens`; None for no such tokens.
+        seed: the same seed, the same answer; None for one that the system chooses.
+        prompt_ids: of the prompt, for the repetition penalty.
+    """
+
+    def __init__(
+        self,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        repetition_penalty: float = 1.0,
+        foreign: Tensor | None = None,
+        seed: int | None = None,
+        prompt_ids: Iterable[int] = (),
+    ) -> None:
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.repetition_penalty, self.foreign = repetition_penalty, foreign
+        # Python's generator takes the absolute value of a seed, which would join -1 and 1
+        self.random = random.Random(None if seed is None else seed % (1 << 64))
+        self.seen = set(prompt_ids) if repetition_penalty != 1 else None
+
+    def adjust(self, logits: Tensor) -> None:
+        """Apply repetition penalty and language to logits [v], in place."""
+        if self.seen:
+            ids = torch.tensor(sorted(self.seen), device=logits.device)
+            scores = logits[ids]
+            logits[ids] = torch.where(scores < 0, scores * self.repetition_penalty, scores / self.repetition_penalty)
+        if self.foreign is not None:
+            self.foreign = self.foreign[: len(logits)].to(logits.device)
+            logits[: len(self.foreign)].masked_fill_(self.foreign, -math.inf)
+
+    def take(self, token_id: int) -> None:
+        """Note a token of the answer."""
+        if self.seen is not None:
+            self.seen.add(token_id)
+
+
+def sample(
+    logits: Tensor, samplers: Sequence[Sampler], process: Callable[[Tensor], Tensor] | None = None
+) -> list[int | None]:
+    """Sample the next token of each row from its own logits and random numbers only.
+
+    Args:
+        logits: float32 [b, v]; they are changed.
+        samplers: one for each row.
+        process: changes the logits once more, [b, v] to [b, v], after penalties and before temperature.
+
+    Returns:
+        Token ids; None for a row whose logits are not finite.
+    """
+    finite = torch.isfinite(logits.amax(dim=-1)).tolist()  # NaN and +inf show in the maximum
+    for row, sampler in zip(logits, samplers, strict=True):
+        sampler.adjust(row)
+    if process is not None:
+        logits = process(logits)
+    likeliest, best = logits.max(dim=-1)
+    tokens: list[int | None] = best.tolist()
+    sampled = [index for index, sampler in enumerate(samplers) if sampler.temperature > 0 and finite[index]]
+    if sampled:
+        chosen = [samplers[index] for index in sampled]
+        temperature = [max(sampler.temperature, LEAST_TEMPERATURE) for sampler in chosen]
+        temperature = torch.tensor(temperature, device=logits.device)[:, None]
+        numbers = torch.tensor([sampler.random.random() for sampler in chosen], dtype=torch.float64)[:, None]
+        top_p = torch.tensor([sampler.top_p for sampler in chosen], dtype=torch.float64)[:, None]
+        top_k = torch.tensor([sampler.top_k or logits.shape[-1] for sampler in chosen])[:, None]
+        rows = torch.tensor(sampled, device=logits.device)
+        probabilities = ((logits[rows] - likeliest[rows, None]) / temperature).softmax(dim=-1)  # [b, v]
+        candidates = probabilities.topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
+        ids, covered = sample_candidates(*(part.cpu() for part in candidates), top_k, top_p, numbers)
+        for position, index in enumerate(sampled):
+            if not covered[position]:
+                row = slice(position, position + 1)
+                everything = probabilities[row].sort(dim=-1, descending=True, stable=True)
+                everything = (part.cpu() for part in everything)
+                ids[position] = sample_candidates(*everything, top_k[row], top_p[row], numbers[row])[0][0]
+            tokens[index] = ids[position]
+    return [token if valid else None for token, valid in zip(tokens, finite, strict=True)]
+
+
+def sample_candidates(
+    probabilities: Tensor, ids: Tensor, top_k: Tensor, top_p: Tensor, numbers: Tensor
+) -> tuple[list[int], list[bool]]:
+    """Sample an id for each row from the `top_k` likeliest ones, of these from those that have `top_p` together.
+
+    Args:
+        probabilities: [b, k], falling.
+        ids: int64 [b, k], theirs.
+        top_k: int64 [b, 1], the size of the vocabulary for no limit.
+        top_p: float64 [b, 1], share of the probability that the `top_k` ids have together.
+        numbers: float64 [b, 1], random, from 0 to below 1.
+
+    Returns:
+        The ids, and for each row whether its `k` candidates are all that may be sampled.
+    """
+    k = probabilities.shape[-1]
+    sums = probabilities.double().masked_fill(torch.arange(k) >= top_k, 0).cumsum(dim=-1)
+    whole = torch.where(top_k <= k, sums[:, -1:], 1.0)
+    last = (sums < top_p * whole).sum(dim=-1, keepdim=True)
+    covered = ((last < k) | (top_k <= k))[:, 0].tolist()
+    last = last.clamp(max=k - 1)
+    position = torch.searchsorted(sums, numbers * sums.gather(-1, last), right=True).minimum(last)
+    return ids.gather(-1, position)[:, 0].tolist(), covered
+
+
+@functools.lru_cache(maxsize=8)
+def foreign_tokens(tokenizer: ChatGLMTokenizer, language: str) -> Tensor:
+    """Return a bool [v] that is true for the tokens that an answer in one language does not have.
+
+    Args:
+        tokenizer: the model's.
+        language: "en" has no tokens with Chinese characters, "zh" none with Latin letters.
+
+    Raises:
+        ValueError: another language.
+    """
+    if language not in FOREIGN_CHARACTERS:
+        raise ValueError(f"language must be one of {', '.join(FOREIGN_CHARACTERS)}, got {language!r}")
+    special_ids = set(tokenizer.all_special_ids)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(tokenizer.vocab_size)))
+    # a letter that the vocabulary lacks is spelled as its byte
+    tokens = [re.sub(r"^<0x([0-7].)>$", lambda byte: chr(int(byte[1], 16)), token) for token in tokens]
+    foreign = re.compile(FOREIGN_CHARACTERS[language])
+    return torch.tensor(
+        [
+            token_id not in special_ids and not re.match(r"<.+>$", token) and bool(foreign.search(token))
+            for token_id, token in enumerate(tokens)
+        ]
+    )
