@@ -35,6 +35,9 @@ def _quantized_lora_linear() -> type:
     class QuantizedLoraLinear(lora.Linear):
         """Add a low-rank product in float32 to what a quantised matrix computes."""
 
+        def _get_in_out_features(self, module: QuantizedLinear) -> tuple[int, int]:
+            return module.in_features, module.out_features  # the library's own warns of a class that it does not know
+
         def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
             raise ValueError(
                 f"a LoRA adapter cannot be merged into {self.get_base_layer().bits}-bit weights (rounding would lose "

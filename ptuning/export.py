@@ -9,7 +9,6 @@ The folder loads with `--model` in every script. A merged LoRA model can be quan
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a script: its own folder, whose names are short, gives way to the project's
@@ -24,7 +23,7 @@ from checkpoint import LoadError, shorten  # noqa: E402
 class ExportArguments:
     """Where the folder goes."""
 
-    export_dir: Optional[str] = field(default=None, metadata={"help": "folder to write; must not exist"})
+    export_dir: str | None = field(default=None, metadata={"help": "folder to write; must not exist"})
 
 
 def main() -> int | None:

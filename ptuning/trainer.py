@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -10,7 +9,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
@@ -24,8 +22,6 @@ from utils import LOADING_ERRORS
 STATE_FILE = "trainer_state.json"
 SAVING_FOLDER = ".saving"
 WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)
-# What the files of random number states hold besides tensors; torch.load takes nothing that is not named.
-RANDOM_STATE_TYPES = [np.empty(0).__reduce__()[0], np.ndarray, np.dtype, type(np.dtype(np.uint32))]
 
 
 class TrainingError(RuntimeError):
@@ -49,10 +45,8 @@ class ChatGLMTrainer(Seq2SeqTrainer):
     """
 
     def __init__(self, *, tokenizer, **keywords) -> None:
-        # compat: the library renamed the argument
-        name = "processing_class" if "processing_class" in inspect.signature(Seq2SeqTrainer).parameters else "tokenizer"
         self._saving = False
-        super().__init__(**{name: tokenizer}, **keywords)
+        super().__init__(processing_class=tokenizer, **keywords)
 
     # ---- Loss ----
 
@@ -177,7 +171,3 @@ class ChatGLMTrainer(Seq2SeqTrainer):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
         else:
             super()._load_best_model()
-
-    def _load_rng_state(self, checkpoint) -> None:
-        with torch.serialization.safe_globals(RANDOM_STATE_TYPES):  # compat: transformers 4.4x names none itself
-            super()._load_rng_state(checkpoint)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
+import deprecations
 import pytest
 import torch
 
@@ -16,12 +18,38 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test processes side by side share the
     torch.set_num_threads(threads)
 
 
+def pytest_configure():
+    """Watch for what libraries call deprecated."""
+    deprecations.watch()
+
+
 def pytest_collection_modifyitems(items):
     """Skip the tests marked `cuda` where there is no CUDA device."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how many tests were skipped for each reason."""
+    reports = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reports)
+    if reasons:
+        terminalreporter.section(f"{len(reports)} skipped", "-")
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"{count:5}  {reason}")
+
+
+@pytest.fixture(autouse=True)
+def no_deprecations():
+    """Fail a test in which one of the project's files uses what a library calls deprecated."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_warning()  # loading by the scripts' loader silences it
+    yield
+    found, deprecations.found[:] = list(deprecations.found), []
+    assert not found, "\n".join(found)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ def folders(tmp_path_factory) -> dict[str, Path]:
         shutil.copytree(written["float"], written[name])
         (written[name] / "model.safetensors").unlink()
         more = {"pre_seq_len": 5} if name == "prefix" else {}
-        model = ChatGLMForConditionalGeneration.from_pretrained(written["float"], torch_dtype=torch.float16, **more)
+        model = ChatGLMForConditionalGeneration.from_pretrained(written["float"], dtype=torch.float16, **more)
         if name == "prefix":
             torch.manual_seed(1)
             nn.init.normal_(model.transformer.prefix_encoder.embedding.weight)

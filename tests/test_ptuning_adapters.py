@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -120,6 +121,7 @@ def test_prefix_and_quantised_base_load_as_one_folder(base, prefixed, tmp_path, 
     assert model.config.pre_seq_len == 4  # saving leaves the model as it was
 
 
+@pytest.mark.filterwarnings("error:Unsupported layer type")
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_lora_trains_saves_loads_and_switches(base, tmp_path, bits):
     pytest.importorskip("peft", reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
@@ -152,6 +154,25 @@ def test_lora_trains_saves_loads_and_switches(base, tmp_path, bits):
         adapters.merge_lora(again)
         assert not adapters.lora_layers(again)
         torch.testing.assert_close(logits(again, tokenizer), tuned, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"key_of_a_release_to_come": None}])
+def test_lora_adapter_that_peft_wrote_is_loaded(base, tmp_path, settings):
+    """An adapter made by the installed library alone, also with settings of its own, gives the logits it gave there."""
+    peft = pytest.importorskip("peft", reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
+    model, tokenizer = load(base)
+    known = {name: value for name, value in settings.items() if hasattr(peft.LoraConfig, name)}
+    made = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query_key_value", "dense"], **known))
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    expected = logits(made, tokenizer)
+    made.save_pretrained(tmp_path)
+    file = tmp_path / adapters.LORA_CONFIG_FILE
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    again, _ = load(base, ptuning_checkpoint=str(tmp_path))
+    assert torch.equal(logits(again, tokenizer), expected)
 
 
 def test_lora_of_another_base_is_refused(base, tmp_path):

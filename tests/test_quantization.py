@@ -357,7 +357,7 @@ def test_from_pretrained_refuses_missing_scales(tmp_path, reference, source_weig
 
 def test_from_pretrained_bfloat16_keeps_the_scales(tmp_path, reference, source_weights, quantized_weights):
     weights = checkpoint(tmp_path, reference, source_weights, quantized_weights, "int4")
-    model = ChatGLMForConditionalGeneration.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    model = ChatGLMForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
     name = "transformer.layers.0.mlp.dense_h_to_4h.weight_scale"
     assert torch.equal(model.state_dict()[name], weights[name])
     assert model.transformer.final_layernorm.weight.dtype == torch.bfloat16

@@ -277,7 +277,7 @@ def test_load_quantises(folder, capsys, dtype, bits):
     """The loader's quantised weights are those of quantising the half-precision checkpoint."""
     model, _ = load_model_and_tokenizer(ModelArguments(str(folder), "cpu", dtype, bits))
     assert f"checkpoint: {bits} bits, {dtype} on cpu" in capsys.readouterr().err
-    expected = ChatGLMForConditionalGeneration.from_pretrained(folder, torch_dtype=torch.float16).quantize(bits)
+    expected = ChatGLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float16).quantize(bits)
     for name, tensor in expected.transformer.layers[0].mlp.dense_h_to_4h.state_dict().items():
         found = model.transformer.layers[0].mlp.dense_h_to_4h.state_dict()[name]
         assert torch.equal(found, tensor.to(found.dtype)), name
@@ -285,7 +285,7 @@ def test_load_quantises(folder, capsys, dtype, bits):
 
 
 def test_load_takes_a_quantised_checkpoint(folder, tmp_path, capsys):
-    ChatGLMForConditionalGeneration.from_pretrained(folder, torch_dtype=torch.float16).quantize(4).save_pretrained(
+    ChatGLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float16).quantize(4).save_pretrained(
         tmp_path
     )
     shutil.copy(folder / "ice_text.model", tmp_path)

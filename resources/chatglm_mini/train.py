@@ -348,10 +348,6 @@ def save_checkpoint(work: Path, output: Path, recipe: Recipe) -> dict:
     with tempfile.TemporaryDirectory() as directory:
         model.half().save_pretrained(directory)
         tokenizer.save_pretrained(directory)
-        config = json.loads((Path(directory) / "config.json").read_text())
-        if "dtype" in config:  # compat: releases before 4.56 read it under this name, later ones under both
-            config["torch_dtype"] = config.pop("dtype")
-        (Path(directory) / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         output.mkdir(parents=True, exist_ok=True)
         for file in Path(directory).rglob("*"):
             # The project's own folder holds the code already, and that is the code to keep.

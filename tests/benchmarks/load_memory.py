@@ -50,7 +50,7 @@ def write_checkpoint(folder: Path, num_layers: int, file_format: str, shards: in
     `config_keys` replace what the configuration says else: smaller shapes, another vocabulary's ids.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = ChatGLMConfig(num_layers=num_layers, torch_dtype="float16", **config_keys)
+    config = ChatGLMConfig(num_layers=num_layers, dtype="float16", **config_keys)
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config)
     shapes = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}

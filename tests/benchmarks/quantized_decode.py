@@ -279,7 +279,7 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="chatglm-benchmark-"))
     try:
         write_checkpoint(
-            folder, ChatGLMConfig(num_layers=arguments.num_layers, quantization_bit=4, torch_dtype="float16")
+            folder, ChatGLMConfig(num_layers=arguments.num_layers, quantization_bit=4, dtype="float16")
         )
         measure(folder, arguments)
     finally:
