@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import original
 import pytest
 import torch
 
@@ -26,11 +27,25 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Return the folder with the original's outputs; its own README says what is in it."""
+    """Return the folder with the real vocabulary and the original's outputs for it; its README says what is in it."""
     folder = Path(os.environ.get("CHATGLM_REFERENCE", ROOT.parent / "shared" / "reference"))
     if not folder.is_dir():
-        pytest.skip(f"no reference data at {folder} (set CHATGLM_REFERENCE)")
+        pytest.skip(f"needs the real vocabulary: reference data not found at {folder} (set CHATGLM_REFERENCE)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_reference() -> Path:
+    """Return the folder of the small checkpoint that the original's outputs in `original.py` belong to."""
+    return original.FOLDER
+
+
+@pytest.fixture(scope="session")
+def small_model(small_reference):
+    """Return that checkpoint (160 rows of vocabulary, 3 layers, random weights) in float32."""
+    from chatglm import ChatGLMForConditionalGeneration
+
+    return ChatGLMForConditionalGeneration.from_pretrained(small_reference).float().eval()
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +66,22 @@ def tiny_tokenizer(reference):
     import chatglm  # noqa: F401
 
     return AutoTokenizer.from_pretrained(reference / "tiny-chatglm")
+
+
+@pytest.fixture(scope="session")
+def mini_model():
+    """Return the embedded checkpoint in float32."""
+    from chatglm import ChatGLMForConditionalGeneration
+
+    return ChatGLMForConditionalGeneration.from_pretrained(ROOT / "chatglm").float().eval()
+
+
+@pytest.fixture(scope="session")
+def mini_tokenizer():
+    """Return the embedded checkpoint's tokenizer."""
+    from chatglm import ChatGLMTokenizer
+
+    return ChatGLMTokenizer.from_pretrained(ROOT / "chatglm")
 
 
 @pytest.fixture
