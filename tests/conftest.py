@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import deprecations
+import original
 import pytest
 import torch
 
@@ -54,11 +55,25 @@ def no_deprecations():
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
-    """Return the folder with the original's outputs; its own README says what is in it."""
+    """Return the folder with the real vocabulary and the original's outputs for it; its README says what is in it."""
     folder = Path(os.environ.get("CHATGLM_REFERENCE", ROOT.parent / "shared" / "reference"))
     if not folder.is_dir():
-        pytest.skip(f"no reference data at {folder} (set CHATGLM_REFERENCE)")
+        pytest.skip(f"needs the real vocabulary: reference data not found at {folder} (set CHATGLM_REFERENCE)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_reference() -> Path:
+    """Return the folder of the small checkpoint that the original's outputs in `original.py` belong to."""
+    return original.FOLDER
+
+
+@pytest.fixture(scope="session")
+def small_model(small_reference):
+    """Return that checkpoint (160 rows of vocabulary, 3 layers, random weights) in float32."""
+    from chatglm import ChatGLMForConditionalGeneration
+
+    return ChatGLMForConditionalGeneration.from_pretrained(small_reference).float().eval()
 
 
 @pytest.fixture(scope="session")
@@ -79,6 +94,22 @@ def tiny_tokenizer(reference):
     import chatglm  # noqa: F401
 
     return AutoTokenizer.from_pretrained(reference / "tiny-chatglm")
+
+
+@pytest.fixture(scope="session")
+def mini_model():
+    """Return the embedded checkpoint in float32."""
+    from chatglm import ChatGLMForConditionalGeneration
+
+    return ChatGLMForConditionalGeneration.from_pretrained(ROOT / "chatglm").float().eval()
+
+
+@pytest.fixture(scope="session")
+def mini_tokenizer():
+    """Return the embedded checkpoint's tokenizer."""
+    from chatglm import ChatGLMTokenizer
+
+    return ChatGLMTokenizer.from_pretrained(ROOT / "chatglm")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import resource
 import shutil
 from pathlib import Path
 
+import original
 import pytest
 import torch
 from replay import change_json, write_small_checkpoint
@@ -127,6 +128,17 @@ def test_convert_checkpoint_gives_the_original_bytes(reference, tmp_path, kind):
     assert sum(golden[name].dtype == torch.int8 for name in names) == 8 + (kind == "int4_qe")
     for name in names:
         assert torch.equal(weights[name], golden[name]), name
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("quantize_embeddings", [False, True])
+def test_converted_int8_checkpoint_stays_near_original(small_reference, tmp_path, quantize_embeddings):
+    convert_checkpoint(small_reference, tmp_path / "target", 8, quantize_embeddings)
+    model = ChatGLMForConditionalGeneration.from_pretrained(tmp_path / "target").float()
+    for prompt in original.PROMPTS:
+        logits = model(original.FORWARD[f"{prompt}.input_ids"]).logits[0]
+        expected = original.FORWARD[f"{prompt}.logits"]
+        assert (logits - expected).norm() <= 0.15 * expected.norm()
 
 
 @torch.no_grad()

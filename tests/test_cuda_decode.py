@@ -8,6 +8,7 @@ import gc
 import weakref
 from types import SimpleNamespace
 
+import original
 import pytest
 import torch
 from torch import nn
@@ -84,6 +85,15 @@ def assert_same_logits(model, exact_model, prompt, count: int = 4) -> None:
 def test_float_model_equals_ordinary_pass(device, random_model, dtype, prompt):
     model = random_model.to(device, dtype)
     assert_same_logits(model, model, prompt)
+
+
+def test_greedy_equals_original(device, small_model):
+    model = copy.deepcopy(small_model).to(device)
+    answers = original.greedy_answers(
+        lambda ids, length: model.generate(ids.to(device), max_length=length, do_sample=False)
+    )
+    assert graphs_of(model), "the ordinary pass computed this"
+    assert answers == original.GREEDY
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

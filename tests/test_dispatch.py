@@ -11,6 +11,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import original
 import pytest
 import torch
 from serving import write_lively_checkpoint
@@ -213,6 +214,13 @@ def test_dispatched_models_compute_what_whole_ones_do(folders, kind):
             place = dispatch.find_place(part, model.hf_device_map)
             kept = place == "disk" or place == "cpu" and "gpu" in name
             assert (parameter.device.type == "meta") == kept, (name, part)
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_dispatched_models_equal_original(small_reference, name):
+    config = ChatGLMConfig.from_pretrained(small_reference)
+    model = load_dispatched(small_reference, config, torch.float32, MAPS[name])
+    original.assert_computes_the_same(model)
 
 
 def test_a_stream_and_the_engine_work_with_parts_on_disk(folders):

@@ -10,8 +10,6 @@ import pytest
 import torch
 import transformers
 from transformers import (
-    AutoModel,
-    AutoTokenizer,
     DynamicCache,
     LogitsProcessor,
     MaxLengthCriteria,
@@ -29,19 +27,16 @@ from chatglm.answer_text import SettledText, StopText, process_response
 from chatglm.cache import CACHE_NAME
 from chatglm.sampler import Sampler, sample, sample_candidates
 from engine import Engine, Request
-from tests.conftest import ROOT
 
 GMASK, SOP, EOP = 101, 104, 105  # of `random_model`
 PROMPT = [10, 11, 12, 13, GMASK, SOP]
 NO_END = {"eos_token_id": 119}
 
 
-@pytest.fixture(scope="module")
-def mini():
+@pytest.fixture
+def mini(mini_model, mini_tokenizer):
     """Return the embedded checkpoint and its tokenizer."""
-    import chatglm  # noqa: F401
-
-    return AutoModel.from_pretrained(ROOT / "chatglm").float().eval(), AutoTokenizer.from_pretrained(ROOT / "chatglm")
+    return mini_model, mini_tokenizer
 
 
 class TokenCounter:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import itertools
 import json
@@ -9,8 +11,10 @@ import math
 import threading
 
 import numpy as np
+import original
 import pytest
 import torch
+from original import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, DynamicCache
 
@@ -23,8 +27,10 @@ from chatglm import (
 )
 from chatglm import modeling_chatglm as modeling
 from chatglm.cache import CACHE_NAME, CACHE_STEP, CausalOutput
+from chatglm.generation_chatglm import decode, end_token_ids
 from chatglm.positions import AttentionPlan, rotary_tables
 from chatglm.quantization import set_exact
+from chatglm.sampler import Sampler
 
 GMASK, SOP, EOP = 101, 104, 105  # of `random_model`
 
@@ -39,68 +45,225 @@ def generation(reference):
     return json.loads((reference / "golden" / "generation.json").read_text(encoding="utf-8"))
 
 
-def assert_close(actual, expected, tolerance):
-    expected = torch.as_tensor(expected)
-    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+# -- the original's numbers -------------------------------------------------------------------------------------------
+
+
+def read_in_parts(model, input_ids, counts):
+    """Return the logits [1, t, v] of ids that are read so many at a time, on the cache of those before."""
+    cache, rows = None, []
+    for part in input_ids.split(counts, dim=1):
+        output = model(part, cache=cache, use_cache=True)
+        cache = output.cache
+        rows.append(output.logits)
+    return torch.cat(rows, dim=1)
+
+
+def prompt_length(model, input_ids):
+    return int((input_ids[0] == model.config.bos_token_id).nonzero()) + 1
+
+
+def prompt_then_tokens(model, input_ids):
+    prompt = prompt_length(model, input_ids)
+    return read_in_parts(model, input_ids, [prompt] + [1] * (input_ids.shape[1] - prompt))
+
+
+def prompt_then_answer(model, input_ids):
+    prompt = prompt_length(model, input_ids)
+    answer = input_ids.shape[1] - prompt
+    return read_in_parts(model, input_ids, [prompt, answer] if answer else [prompt])
+
+
+READINGS = {
+    "at once": lambda model, ids: model(ids, use_cache=False).logits,
+    "a mask of ones": lambda model, ids: model(ids, attention_mask=torch.ones_like(ids)).logits,
+    "probabilities returned": lambda model, ids: model(ids, output_attentions=True).logits,
+    "twice in a batch": lambda model, ids: model(ids.repeat(2, 1)).logits[1:],
+    "prompt, then answer": prompt_then_answer,
+    "prompt, then tokens": prompt_then_tokens,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("prompt", original.PROMPTS)
+def test_forward_equals_original(small_model, prompt, reading):
+    logits = READINGS[reading](small_model, original.FORWARD[f"{prompt}.input_ids"])
+    assert_close(logits[0], original.FORWARD[f"{prompt}.logits"])
+
+
+def batch_masks(input_ids):
+    """Return the masks, with positions, that a padded batch may come with."""
+    own = {name: original.FORWARD[f"batch.{name}"] for name in ("attention_mask", "position_ids")}
+    return {"none": {}, "zeros and ones": {"attention_mask": (input_ids != 3).long()}, "the original's": own}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("mask", ["none", "zeros and ones", "the original's"])
+def test_forward_padded_batch_equals_original(small_model, mask):
+    input_ids = original.FORWARD["batch.input_ids"]
+    logits = small_model(input_ids, **batch_masks(input_ids)[mask]).logits
+    assert_close(logits[:, -1], original.FORWARD["batch.logits_last"])
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_loss_and_gradients_equal_original(small_model, checkpointing):
+    model = copy.deepcopy(small_model)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.train()  # there is no dropout without a prefix
+    loss = model(original.FORWARD["loss.input_ids"], labels=original.FORWARD["loss.labels"]).loss
+    assert_close(loss, original.FORWARD["loss.value"])
+    loss.backward()
+    gradients = {name: value for name, value in original.FORWARD.items() if name.startswith("grad.")}
+    assert len(gradients) == 14
+    for name, expected in gradients.items():
+        gradient = model.get_parameter(name.removeprefix("grad.")).grad
+        assert_close(gradient[: len(expected)], expected)
+
+
+def decode_alone(model, input_ids, max_length, attention_mask=None):
+    """Return what the loop of `chat` decodes greedily, [b, t]."""
+    samplers = [Sampler(0, 0, 1.0, 1.0, None, 0, row.tolist()) for row in input_ids]
+    tokens = decode(
+        model,
+        input_ids,
+        attention_mask,
+        samplers,
+        max_length - input_ids.shape[1],
+        end_token_ids(model),
+        model.config.pad_token_id,
+    )
+    return torch.cat([input_ids, torch.tensor(list(tokens)).T], dim=1)
+
+
+def stream_to_the_end(model, input_ids, max_length):
+    return list(model.stream_generate(input_ids, max_length=max_length, do_sample=False))[-1]
+
+
+def generate_with(**arguments):
+    return lambda model, ids, length: model.generate(ids, max_length=length, do_sample=False, **arguments)
+
+
+WAYS = {
+    "generate": generate_with(),
+    "without cache": generate_with(use_cache=False),
+    "prompt lookup": generate_with(prompt_lookup_num_tokens=3),
+    "static cache": generate_with(cache_implementation="static"),
+    "assistant": lambda model, ids, length: generate_with(assistant_model=model)(model, ids, length),
+    "stream_generate": stream_to_the_end,
+    "the loop of chat": decode_alone,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS)
+def test_greedy_equals_original(small_model, way):
+    assert original.greedy_answers(functools.partial(WAYS[way], small_model)) == original.GREEDY
+
+
+@pytest.mark.parametrize("mask", ["none", "zeros and ones", "the original's"])
+def test_generate_padded_batch_equals_original(small_model, mask):
+    input_ids, case = original.FORWARD["batch.input_ids"], original.GENERATION["batch"]
+    output = small_model.generate(
+        input_ids, max_length=case["max_length"], do_sample=False, **batch_masks(input_ids)[mask]
+    )
+    assert output.tolist() == case["output_ids"]
+
+
+@torch.no_grad()
+def test_loop_of_chat_padded_batch_equals_original(small_model):
+    input_ids, case = original.FORWARD["batch.input_ids"], original.GENERATION["batch"]
+    output = decode_alone(small_model, input_ids, case["max_length"], (input_ids != 3).long())
+    assert output.tolist() == case["output_ids"]
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_generate_beams_equal_original(small_model, use_cache):
+    case = original.GENERATION["beam3"]
+    output = small_model.generate(
+        torch.tensor([case["input_ids"]]),
+        max_length=case["max_length"],
+        num_beams=3,
+        do_sample=False,
+        use_cache=use_cache,
+    )
+    assert output[0].tolist() == case["output_ids"]
+
+
+@pytest.fixture(params=original.PREFIXES)
+def prefix_model(request, small_reference):
+    """Return the name of a prefix of the original's, and the model with it in float32."""
+    projection = request.param.endswith("True")
+    config = ChatGLMConfig.from_pretrained(small_reference, pre_seq_len=5, prefix_projection=projection)
+    model = ChatGLMForConditionalGeneration.from_pretrained(small_reference, config=config).float()
+    weights = torch.load(small_reference / f"{request.param}.pt", weights_only=True)
+    assert not model.load_state_dict({name: w.float() for name, w in weights.items()}, strict=False).unexpected_keys
+    return request.param, model.eval()
+
+
+def test_prefix_forward_and_gradient_equal_original(prefix_model):
+    name, model = prefix_model
+    input_ids = original.FORWARD["loss.input_ids"]
+    output = model(input_ids, labels=original.FORWARD["loss.labels"])
+    assert_close(output.loss, original.FORWARD[f"{name}.loss"])
+    assert_close(output.logits[0].detach(), original.FORWARD[f"{name}.logits"])
+    with torch.no_grad():
+        assert_close(prompt_then_tokens(model, input_ids)[0], original.FORWARD[f"{name}.logits"])
+    output.loss.backward()
+    expected = original.FORWARD[f"{name}.grad_embedding"]
+    assert_close(model.transformer.prefix_encoder.embedding.weight.grad[: len(expected)], expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("way", WAYS)
+def test_prefix_greedy_equals_original(prefix_model, way):
+    name, model = prefix_model
+    case = original.GENERATION[name]
+    output = WAYS[way](model, torch.tensor([case["input_ids"]]), case["max_length"])
+    assert output[0].tolist() == case["output_ids"]
+
+
+def test_prefix_trains_alone_with_dropout(small_reference):
+    config = ChatGLMConfig.from_pretrained(small_reference, pre_seq_len=4)
+    model = AutoModel.from_pretrained(small_reference, config=config).float()
+    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trainable == ["transformer.prefix_encoder.embedding.weight"]
+    torch.nn.init.normal_(model.transformer.prefix_encoder.embedding.weight)
+    ids = torch.tensor([[5, 48, 151, 154]])
+    model.train()
+    assert not torch.equal(model(ids).logits, model(ids).logits), "dropout is off in training"
+    dropped = (model.transformer.prefix_encoder(50, torch.float32)[0][0] == 0).float().mean().item()
+    assert 0.05 < dropped < 0.15
+    model.eval()
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.2), (torch.float16, 0.03)])
+def test_half_formats_stay_near_original(small_model, dtype, tolerance):
+    model = copy.deepcopy(small_model).to(dtype)
+    for prompt in original.PROMPTS:
+        with torch.no_grad():
+            logits = model(original.FORWARD[f"{prompt}.input_ids"]).logits[0]
+        assert logits.dtype == dtype
+        assert_close(logits.float(), original.FORWARD[f"{prompt}.logits"], tolerance)
+    assert model.generate(torch.tensor([[10, 151, 154]]), max_length=9, do_sample=False).shape == (1, 9)
+
+
+# -- the same with the real vocabulary --------------------------------------------------------------------------------
 
 
 def chat_cases(generation):
     return [case for case in generation if "chat_response" in case]
 
 
-# -- the original's numbers -------------------------------------------------------------------------------------------
+def test_forward_with_the_real_vocabulary_equals_original(tiny_model, golden):
+    for prompt in original.PROMPTS:
+        with torch.no_grad():
+            logits = tiny_model(torch.tensor(golden[f"{prompt}.input_ids"])).logits[0]
+        assert_close(logits[-1], torch.tensor(golden[f"{prompt}.logits_last"]).reshape(-1))
 
 
-@pytest.mark.parametrize("case", range(4))
-def test_forward_equals_reference(tiny_model, golden, case):
-    with torch.no_grad():
-        logits = tiny_model(torch.tensor(golden[f"single{case}.input_ids"])).logits[0]
-    assert_close(logits[-1], golden[f"single{case}.logits_last"], 1e-4)
-    assert_close(logits[:, :16], golden[f"single{case}.logits_first16"], 1e-4)
-
-
-def test_forward_mask_prompt_equals_reference(tiny_model, golden):
-    with torch.no_grad():
-        logits = tiny_model(torch.tensor(golden["mask.input_ids"])).logits[0, -1]
-    assert_close(logits, golden["mask.logits_last"], 1e-4)
-
-
-@pytest.mark.parametrize("mask", ["none", "zeros and ones", "the tokenizer's"])
-def test_forward_padded_batch_equals_reference(tiny_model, golden, reference, mask):
-    batch = json.loads((reference / "golden" / "tokenizer.json").read_text(encoding="utf-8"))["batch"]
-    input_ids = torch.tensor(batch["input_ids"])
-    arguments = {
-        "none": {},
-        "zeros and ones": {"attention_mask": (input_ids != 3).long()},
-        "the tokenizer's": {
-            "attention_mask": torch.tensor(batch["attention_mask_true_means_blocked"]).bool(),
-            "position_ids": torch.tensor(batch["position_ids"]),
-        },
-    }[mask]
-    with torch.no_grad():
-        assert_close(tiny_model(input_ids, **arguments).logits[:, -1], golden["batch.logits_last"], 1e-4)
-
-
-def test_loss_and_gradient_equal_reference(tiny_model, golden):
-    tiny_model.zero_grad()
-    loss = tiny_model(torch.tensor(golden["loss.input_ids"]), labels=torch.tensor(golden["loss.labels"])).loss
-    loss.backward()
-    assert abs(loss.item() - golden["loss.value"]) <= 1e-4 * golden["loss.value"]
-    gradient = tiny_model.transformer.layers[0].attention.query_key_value.weight.grad[0]
-    assert_close(gradient, golden["loss.grad_qkv0_row0"], 1e-3)
-
-
-@pytest.mark.parametrize("way", [{}, {"prompt_lookup_num_tokens": 3}, {"use_cache": False}])
-def test_generate_greedy_equals_reference(tiny_model, generation, way):
-    for case in chat_cases(generation):
-        expected = case["output_ids"]
-        output = tiny_model.generate(
-            torch.tensor([case["prompt_ids"]]), max_length=len(expected), do_sample=False, **way
-        )
-        assert output[0].tolist() == expected
-
-
-def test_chat_equals_reference(tiny_model, tiny_tokenizer, generation):
+def test_chat_equals_original(tiny_model, tiny_tokenizer, generation):
     for case in chat_cases(generation):
         response, history = tiny_model.chat(
             tiny_tokenizer, case["query"], case["history"], max_length=len(case["output_ids"]), do_sample=False
@@ -109,7 +272,7 @@ def test_chat_equals_reference(tiny_model, tiny_tokenizer, generation):
         assert history == [tuple(pair) for pair in case["history"]] + [(case["query"], response)]
 
 
-def test_stream_chat_equals_reference(tiny_model, tiny_tokenizer, generation):
+def test_stream_chat_equals_original(tiny_model, tiny_tokenizer, generation):
     for case in chat_cases(generation):
         responses = [
             response
@@ -120,65 +283,12 @@ def test_stream_chat_equals_reference(tiny_model, tiny_tokenizer, generation):
         assert responses == [*case["stream_responses"], case["chat_response"]]
 
 
-@pytest.mark.parametrize("mask", ["none", "zeros and ones", "the tokenizer's"])
-def test_generate_padded_batch_equals_reference(tiny_model, tiny_tokenizer, generation, mask):
+def test_generate_takes_the_tokenizers_batch(tiny_model, tiny_tokenizer, generation):
     case = next(case for case in generation if "batch" in case)
+    inputs = tiny_tokenizer(case["batch"], return_tensors="pt", padding=True)
+    assert inputs["attention_mask"].dim() == 4
     expected = torch.tensor(case["output_ids"])
-    input_ids = torch.tensor(case["input_ids"])
-    inputs = {"input_ids": input_ids}
-    if mask == "zeros and ones":
-        inputs["attention_mask"] = (input_ids != 3).long()
-    elif mask == "the tokenizer's":
-        inputs = tiny_tokenizer(case["batch"], return_tensors="pt", padding=True)
-        assert inputs["attention_mask"].dim() == 4
-    output = tiny_model.generate(**inputs, max_length=expected.shape[1], do_sample=False)
-    assert torch.equal(output, expected)
-
-
-def test_generate_beams_equal_reference(tiny_model, tiny_tokenizer, generation):
-    case = next(case for case in generation if "beam3" in case)
-    expected = torch.tensor(case["output_ids"]).reshape(1, -1)
-    prompt = torch.tensor([tiny_tokenizer.encode_prompt(case["beam3"])])
-    output = tiny_model.generate(prompt, max_length=expected.shape[1], num_beams=3, do_sample=False)
-    assert torch.equal(output, expected)
-
-
-@pytest.mark.parametrize("projection", [False, True])
-def test_prefix_equals_reference(reference, golden, generation, tiny_tokenizer, projection):
-    folder = reference / "tiny-chatglm"
-    config = ChatGLMConfig.from_pretrained(folder, pre_seq_len=5, prefix_projection=projection)
-    model = AutoModel.from_pretrained(folder, config=config).float()
-    weights = torch.load(reference / "golden" / f"prefix_projection_{projection}.pt", weights_only=True)
-    assert not model.load_state_dict({name: w.float() for name, w in weights.items()}, strict=False).unexpected_keys
-    model.eval()
-    golden_name = f"prefix_projection_{projection}"
-    input_ids, labels = torch.tensor(golden["loss.input_ids"]), torch.tensor(golden["loss.labels"])
-    output = model(input_ids, labels=labels)
-    output.loss.backward()
-    assert_close(output.logits[0, -1].detach(), golden[f"{golden_name}.logits_last"], 1e-4)
-    assert abs(output.loss.item() - golden[f"{golden_name}.loss"]) <= 1e-4 * golden[f"{golden_name}.loss"]
-    gradient = model.transformer.prefix_encoder.embedding.weight.grad[0]
-    assert_close(gradient, golden[f"{golden_name}.grad_embedding_row0"], 1e-3)
-    case = next(case for case in generation if case.get("prefix_projection") is projection)
-    prompt = torch.tensor([tiny_tokenizer.encode_prompt(case["query"])])
-    generated = model.generate(prompt, max_length=len(case["output_ids"]), do_sample=False)
-    assert generated[0].tolist() == case["output_ids"]
-
-
-def test_prefix_trains_alone_with_dropout(reference):
-    folder = reference / "tiny-chatglm"
-    config = ChatGLMConfig.from_pretrained(folder, pre_seq_len=4)
-    model = AutoModel.from_pretrained(folder, config=config).float()
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    assert trainable == ["transformer.prefix_encoder.embedding.weight"]
-    torch.nn.init.normal_(model.transformer.prefix_encoder.embedding.weight)
-    ids = torch.tensor([[5, 74874, 130001, 130004]])
-    model.train()
-    assert not torch.equal(model(ids).logits, model(ids).logits), "dropout is off in training"
-    dropped = (model.transformer.prefix_encoder(50, torch.float32)[0][0] == 0).float().mean().item()
-    assert 0.05 < dropped < 0.15
-    model.eval()
-    assert torch.equal(model(ids).logits, model(ids).logits)
+    assert torch.equal(tiny_model.generate(**inputs, max_length=expected.shape[1], do_sample=False), expected)
 
 
 @pytest.mark.parametrize("case", ["int8", "int4", "int4_qe"])
@@ -319,17 +429,6 @@ def test_loss_divides_by_num_items_in_batch(random_model):
     labels = torch.tensor([[-100, -100, -100, 30, 31, 32, 33]])
     mean = random_model(ids, labels=labels).loss
     assert torch.allclose(random_model(ids, labels=labels, num_items_in_batch=8).loss, mean / 2)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_formats_work_and_stay_near_float32(tiny_model, tiny_tokenizer, reference, golden, dtype):
-    model = AutoModel.from_pretrained(reference / "tiny-chatglm").to(dtype).eval()
-    with torch.no_grad():
-        logits = model(torch.tensor(golden["single1.input_ids"])).logits[0, -1]
-    assert logits.dtype == dtype
-    assert_close(logits.float(), golden["single1.logits_last"], 0.1)
-    response, _ = model.chat(tiny_tokenizer, "你好", do_sample=False, max_length=12)
-    assert response
 
 
 def test_first_release_layout(random_model):
@@ -505,63 +604,64 @@ def test_generate_computes_last_logits_only(random_model):
 # -- generation --------------------------------------------------------------------------------------------------------
 
 
-def test_batch_gives_what_each_prompt_gives_alone(tiny_model, tiny_tokenizer):
+def test_batch_gives_what_each_prompt_gives_alone(mini_model, mini_tokenizer):
     queries = ["你好", "晚上睡不着应该怎么办", "Hello, world! How are you?", "写一封邮件，向老板请假三天，语气诚恳。"]
     alone = [
-        tiny_model.generate(torch.tensor([tiny_tokenizer.encode_prompt(q)]), max_new_tokens=12, do_sample=False)[
+        mini_model.generate(torch.tensor([mini_tokenizer.encode_prompt(q)]), max_new_tokens=12, do_sample=False)[
             0, -12:
         ]
         for q in queries
     ]
-    together = tiny_model.generate(
-        **tiny_tokenizer(queries, return_tensors="pt", padding=True), max_new_tokens=12, do_sample=False
+    together = mini_model.generate(
+        **mini_tokenizer(queries, return_tensors="pt", padding=True), max_new_tokens=12, do_sample=False
     )[:, -12:]
     assert torch.equal(together, torch.stack(alone))
 
 
-def test_seed_reproduces_a_sample(tiny_model, tiny_tokenizer):
+def test_seed_reproduces_a_sample(mini_model, mini_tokenizer):
     answers = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
-        answers.append(tiny_model.chat(tiny_tokenizer, "你好", max_length=30, temperature=3.0, top_p=1.0)[0])
+        answers.append(mini_model.chat(mini_tokenizer, "你好", max_length=30, temperature=3.0, top_p=1.0)[0])
     assert answers[0] == answers[1] != answers[2]
 
 
-def test_temperature_zero_is_greedy(tiny_model, tiny_tokenizer):
-    greedy = tiny_model.chat(tiny_tokenizer, "你好", max_length=20, do_sample=False)[0]
+def test_temperature_zero_is_greedy(mini_model, mini_tokenizer):
+    greedy = mini_model.chat(mini_tokenizer, "你好", max_length=20, do_sample=False)[0]
     for seed in range(3):
         torch.manual_seed(seed)
-        assert tiny_model.chat(tiny_tokenizer, "你好", max_length=20, temperature=0)[0] == greedy
-        assert list(tiny_model.stream_chat(tiny_tokenizer, "你好", max_length=20, temperature=0))[-1][0] == greedy
+        assert mini_model.chat(mini_tokenizer, "你好", max_length=20, temperature=0)[0] == greedy
+        assert list(mini_model.stream_chat(mini_tokenizer, "你好", max_length=20, temperature=0))[-1][0] == greedy
 
 
-def test_repetition_penalty_reaches_the_sampler(tiny_model, tiny_tokenizer):
+def test_repetition_penalty_reaches_the_sampler(mini_model, mini_tokenizer):
     def ids(**kwargs):
-        answer = tiny_model.chat(tiny_tokenizer, "你好", max_length=28, do_sample=False, **kwargs)[0]
-        return tiny_tokenizer.encode_text(answer)
+        answer = mini_model.chat(mini_tokenizer, "你好", max_length=28, do_sample=False, **kwargs)[0]
+        return mini_tokenizer.encode_text(answer)
 
     plain, penalised = ids(), ids(repetition_penalty=50.0)
     assert len(set(penalised)) > len(set(plain))
     streamed = list(
-        tiny_model.stream_chat(tiny_tokenizer, "你好", max_length=28, do_sample=False, repetition_penalty=50.0)
+        mini_model.stream_chat(mini_tokenizer, "你好", max_length=28, do_sample=False, repetition_penalty=50.0)
     )
-    assert tiny_tokenizer.encode_text(streamed[-1][0]) == penalised
+    assert mini_tokenizer.encode_text(streamed[-1][0]) == penalised
 
 
-def test_max_new_tokens_counts_the_answer_only(tiny_model, tiny_tokenizer):
-    short = tiny_model.chat(tiny_tokenizer, "你好", do_sample=False, max_length=6)[0]
-    assert tiny_model.chat(tiny_tokenizer, "你好", do_sample=False, max_new_tokens=2)[0] == short
+def test_max_new_tokens_counts_the_answer_only(mini_model, mini_tokenizer):
+    length = len(mini_tokenizer.encode_prompt("你好")) + 2
+    short = mini_model.chat(mini_tokenizer, "你好", do_sample=False, max_length=length)[0]
+    assert mini_model.chat(mini_tokenizer, "你好", do_sample=False, max_new_tokens=2)[0] == short
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
-        tiny_model.chat(tiny_tokenizer, "你好", max_new_tokens=0)
+        mini_model.chat(mini_tokenizer, "你好", max_new_tokens=0)
 
 
-def test_answer_stays_in_one_language(tiny_model, tiny_tokenizer):
-    chinese = tiny_model.chat(tiny_tokenizer, "Hello", do_sample=False, max_length=40, language="zh")[0]
-    english = tiny_model.chat(tiny_tokenizer, "你好", do_sample=False, max_length=40, language="en")[0]
+def test_answer_stays_in_one_language(mini_model, mini_tokenizer):
+    chinese = mini_model.chat(mini_tokenizer, "Hello", do_sample=False, max_length=40, language="zh")[0]
+    english = mini_model.chat(mini_tokenizer, "你好", do_sample=False, max_length=40, language="en")[0]
     assert english and not any("\u4e00" <= c <= "\u9fff" for c in english)
     assert chinese and not any(c.isascii() and c.isalpha() for c in chinese)
     with pytest.raises(ValueError, match="language must be one of en, zh, got 'fr'"):
-        tiny_model.chat(tiny_tokenizer, "你好", language="fr")
+        mini_model.chat(mini_tokenizer, "你好", language="fr")
 
 
 @pytest.mark.parametrize(
@@ -581,14 +681,14 @@ def test_poisoned_weight_ends_with_an_error(random_model, number, way):
         random_model.generate(torch.tensor([[10, 11, GMASK, SOP]]), max_length=30, **way)
 
 
-def test_poisoned_weight_ends_chat_and_stream_with_an_error(reference, tiny_tokenizer):
-    model = AutoModel.from_pretrained(reference / "tiny-chatglm").float().eval()
+def test_poisoned_weight_ends_chat_and_stream_with_an_error(mini_model, mini_tokenizer):
+    model = copy.deepcopy(mini_model)
     with torch.no_grad():
         model.transformer.layers[0].attention.dense.bias[0] = math.nan
     with pytest.raises(InvalidLogitsError):
-        model.chat(tiny_tokenizer, "你好")
+        model.chat(mini_tokenizer, "你好")
     with pytest.raises(InvalidLogitsError):
-        list(model.stream_chat(tiny_tokenizer, "你好"))
+        list(model.stream_chat(mini_tokenizer, "你好"))
 
 
 # -- chat --------------------------------------------------------------------------------------------------------------
@@ -598,7 +698,7 @@ class Replay(ChatGLMForConditionalGeneration):
     """Answers every prompt with given ids, and notes the prompts."""
 
     def replay(self, ids):
-        self.ids, self.prompts = [*ids, 130005], []
+        self.ids, self.prompts = [*ids, self.config.eos_token_id], []
         return self
 
     def forward(self, input_ids, attention_mask=None, use_cache=None, cache=None, logits_to_keep=0):
@@ -611,96 +711,98 @@ class Replay(ChatGLMForConditionalGeneration):
 
 
 @pytest.fixture
-def replay(tiny_model):
-    model = Replay(ChatGLMConfig(vocab_size=130528, hidden_size=8, num_layers=1, num_attention_heads=1))
-    return model.eval()
+def replay(mini_model):
+    sizes = {"hidden_size": 8, "inner_hidden_size": 32, "num_layers": 1, "num_attention_heads": 1}
+    return Replay(ChatGLMConfig.from_dict(mini_model.config.to_dict() | sizes)).eval()
 
 
 @pytest.mark.parametrize("text", ["👋🎉 rare 𠮷 字", "a👩‍👩‍👧b", "你好，世界！", "def f(x):\n    return x", "𠮷" * 5])
-def test_stream_shows_no_half_characters_and_takes_nothing_back(replay, tiny_tokenizer, text):
-    ids = tiny_tokenizer.encode_text(text)
+def test_stream_shows_no_half_characters_and_takes_nothing_back(replay, mini_tokenizer, text):
+    ids = mini_tokenizer.encode_text(text)
     shown = ""
-    for response, _ in replay.replay([*ids, 130005]).stream_chat(tiny_tokenizer, "x", map_punctuation=False):
+    for response, _ in replay.replay(ids).stream_chat(mini_tokenizer, "x", map_punctuation=False):
         assert "\ufffd" not in response
         assert response.startswith(shown.rstrip())
         shown = response
-    assert shown == tiny_tokenizer.decode(ids).strip()
-    assert shown == replay.chat(tiny_tokenizer, "x", map_punctuation=False)[0]
+    assert shown == mini_tokenizer.decode(ids).strip()
+    assert shown == replay.chat(mini_tokenizer, "x", map_punctuation=False)[0]
 
 
-def test_stream_takes_back_nothing_even_where_punctuation_changes(replay, tiny_tokenizer):
-    ids = tiny_tokenizer.encode_text("你好,世界!对吗?价格:100;")
+def test_stream_takes_back_nothing_even_where_punctuation_changes(replay, mini_tokenizer):
+    ids = mini_tokenizer.encode_text("你好,世界!对吗?价格:100;")
     shown = ""
-    for response, _ in replay.replay(ids).stream_chat(tiny_tokenizer, "x"):
+    for response, _ in replay.replay(ids).stream_chat(mini_tokenizer, "x"):
         assert response.startswith(shown)
         shown = response
     assert shown == "你好，世界！对吗？价格：100;"
 
 
-def test_stream_ends_with_the_last_token_at_the_length_limit(replay, tiny_tokenizer):
-    ids = tiny_tokenizer.encode_text("合肥市 realtime在评论区")
-    limit = len(tiny_tokenizer.encode_prompt("x")) + 2
-    responses = [r for r, _ in replay.replay(ids).stream_chat(tiny_tokenizer, "x", max_length=limit)]
-    assert responses[-1] == tiny_tokenizer.decode(ids[:2]) == replay.chat(tiny_tokenizer, "x", max_length=limit)[0]
+def test_stream_ends_with_the_last_token_at_the_length_limit(replay, mini_tokenizer):
+    ids = mini_tokenizer.encode_text("合肥市 realtime在评论区")
+    limit = len(mini_tokenizer.encode_prompt("x")) + 2
+    responses = [r for r, _ in replay.replay(ids).stream_chat(mini_tokenizer, "x", max_length=limit)]
+    assert responses[-1] == mini_tokenizer.decode(ids[:2]) == replay.chat(mini_tokenizer, "x", max_length=limit)[0]
 
 
-def test_closing_a_stream_ends_the_generation(tiny_model, tiny_tokenizer):
+def test_closing_a_stream_ends_the_generation(mini_model, mini_tokenizer):
     calls = []
-    handle = tiny_model.lm_head.register_forward_hook(lambda *_: calls.append(1))
-    stream = tiny_model.stream_chat(tiny_tokenizer, "你好", do_sample=False, max_length=2048)
+    handle = mini_model.lm_head.register_forward_hook(lambda *_: calls.append(1))
+    stream = mini_model.stream_chat(mini_tokenizer, "你好", do_sample=False, max_length=2048)
     next(stream)
     stream.close()
     handle.remove()
-    assert len(calls) < 200
+    whole = mini_model.chat(mini_tokenizer, "你好", do_sample=False)[0]
+    assert len(calls) < 5 < len(mini_tokenizer.encode_text(whole))
     assert not [t for t in threading.enumerate() if t.name == "chatglm-generate"]
 
 
 @pytest.mark.parametrize("text", ["[gMASK] <sop> <eop>", "<sop>你好<eop>[MASK]", "a [gMASK]"])
-def test_typed_control_tokens_are_text(replay, tiny_tokenizer, text):
-    replay.replay(tiny_tokenizer.encode_text("ok")).chat(tiny_tokenizer, text, [(text, text)])
+def test_typed_control_tokens_are_text(replay, mini_tokenizer, text):
+    replay.replay(mini_tokenizer.encode_text("ok")).chat(mini_tokenizer, text, [(text, text)])
     prompt = replay.prompts[0]
-    assert prompt[-2:] == [130001, 130004]
-    assert not set(prompt[:-2]) & {130000, 130001, 130002, 130004, 130005}
-    assert text in tiny_tokenizer.decode(prompt[:-2])
+    assert prompt[-2:] == [mini_tokenizer.gmask_token_id, mini_tokenizer.bos_token_id]
+    control_tokens = ["[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+    assert not set(prompt[:-2]) & set(mini_tokenizer.convert_tokens_to_ids(control_tokens))
+    assert text in mini_tokenizer.decode(prompt[:-2])
 
 
-def test_oldest_rounds_are_dropped_and_told(replay, tiny_tokenizer):
+def test_oldest_rounds_are_dropped_and_told(replay, mini_tokenizer):
     history = [(f"问题{i}" * 20, f"回答{i}" * 20) for i in range(30)]
     query, dropped = "最新的问题" * 10, []
-    replay.replay(tiny_tokenizer.encode_text("ok"))
+    replay.replay(mini_tokenizer.encode_text("ok"))
     response, new_history = replay.chat(
-        tiny_tokenizer, query, history, max_length=400, on_dropped_rounds=dropped.append
+        mini_tokenizer, query, history, max_length=400, on_dropped_rounds=dropped.append
     )
     assert len(replay.prompts[0]) < 400
-    text = tiny_tokenizer.decode(replay.prompts[0])
+    text = mini_tokenizer.decode(replay.prompts[0])
     assert query in text and history[-1][0] in text and history[0][0] not in text
     assert dropped == [30 - text.count("[Round") + 1]
     assert new_history == [*history, (query, response)]
-    replay.chat(tiny_tokenizer, query, history[:1], on_dropped_rounds=dropped.append)
+    replay.chat(mini_tokenizer, query, history[:1], on_dropped_rounds=dropped.append)
     assert len(dropped) == 1, "told, though nothing was dropped"
 
 
-def test_question_longer_than_the_limit_is_an_error(tiny_model, tiny_tokenizer):
+def test_question_longer_than_the_limit_is_an_error(mini_model, mini_tokenizer):
     with pytest.raises(PromptTooLongError, match="reduce the length"):
-        tiny_model.chat(tiny_tokenizer, "很长的问题" * 100, max_length=50)
+        mini_model.chat(mini_tokenizer, "很长的问题" * 100, max_length=50)
     with pytest.raises(PromptTooLongError):
-        list(tiny_model.stream_chat(tiny_tokenizer, "字" * 50000, max_length=100000))
+        list(mini_model.stream_chat(mini_tokenizer, "字" * 50000, max_length=100000))
 
 
 @pytest.mark.parametrize("history", [None, [], [("q", "a")], [["q", "a"]], [[None, "a"]]])
-def test_history_forms_of_existing_clients(replay, tiny_tokenizer, history):
-    replay.replay(tiny_tokenizer.encode_text("ok"))
-    response, new_history = replay.chat(tiny_tokenizer, "x", history, max_length=10000, temperature=0.01)
+def test_history_forms_of_existing_clients(replay, mini_tokenizer, history):
+    replay.replay(mini_tokenizer.encode_text("ok"))
+    response, new_history = replay.chat(mini_tokenizer, "x", history, max_length=10000, temperature=0.01)
     assert response == "ok" and new_history[-1] == ("x", "ok") and len(new_history) == len(history or []) + 1
-    for response, new_history in replay.stream_chat(tiny_tokenizer, query="x", history=history, top_p=0.7):
+    for response, new_history in replay.stream_chat(mini_tokenizer, query="x", history=history, top_p=0.7):
         assert isinstance(new_history, list) and new_history[-1] == ("x", response)
 
 
-def test_memory_stays_flat_over_200_turns(tiny_model, tiny_tokenizer):
+def test_memory_stays_flat_over_200_turns(mini_model, mini_tokenizer):
     history, sizes = [], []
     for turn in range(200):
-        _, history = tiny_model.chat(
-            tiny_tokenizer, f"第{turn}个问题", history, max_length=96, max_new_tokens=2, do_sample=False
+        _, history = mini_model.chat(
+            mini_tokenizer, f"第{turn}个问题", history, max_length=96, max_new_tokens=2, do_sample=False
         )
         if turn in (20, 199):
             gc.collect()
@@ -709,8 +811,8 @@ def test_memory_stays_flat_over_200_turns(tiny_model, tiny_tokenizer):
     assert sizes[1] <= sizes[0]
 
 
-def test_process_response_equals_reference(tiny_model, reference):
+def test_process_response_equals_original(reference):
     cases = json.loads((reference / "golden" / "tokenizer.json").read_text(encoding="utf-8"))["process_response"]
     for case in cases:
-        assert tiny_model.process_response(case["in"]) == case["out"]
-    assert tiny_model.process_response(' {"名":"值"} ', map_punctuation=False) == '{"名":"值"}'
+        assert ChatGLMForConditionalGeneration.process_response(case["in"]) == case["out"]
+    assert ChatGLMForConditionalGeneration.process_response(' {"名":"值"} ', map_punctuation=False) == '{"名":"值"}'

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import original
 import pytest
 import torch
 import transformers
@@ -17,6 +18,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 import chatglm
 from tests.conftest import ROOT
 
+VOCABULARY = "ice_text.model"
 LEGACY_FILES = ("configuration_chatglm.py", "modeling_chatglm.py", "tokenization_chatglm.py", "quantization.py")
 CHAT = """
 import sys, torch
@@ -33,6 +35,30 @@ print(model.chat(tokenizer, "你好", do_sample=False, max_length=12)[0])
 if len(sys.argv) > 2:
     model.save_pretrained(sys.argv[2])
     tokenizer.save_pretrained(sys.argv[2])
+"""
+
+# The same for a checkpoint without vocabulary: prints logits and greedy answers to the reference's prompts.
+COMPUTE = """
+import json, pathlib, sys
+import numpy as np, torch
+from transformers import AutoModel, AutoModelForCausalLM
+folder, reference = map(pathlib.Path, sys.argv[1:3])
+for auto_class in (AutoModel, AutoModelForCausalLM):
+    model = auto_class.from_pretrained(folder, trust_remote_code=True).float().eval()
+    assert "chatglm" not in sys.modules
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+stored = np.load(reference / "forward.npz")
+ids = {name.split(".")[0]: torch.tensor(stored[name]) for name in stored.files if name.endswith("input_ids")}
+with torch.no_grad():
+    logits = {name: model(value).logits[0].tolist() for name, value in ids.items() if len(value) == 1}
+cases = json.loads((reference / "generation.json").read_text())["greedy"]
+greedy = [
+    model.generate(torch.tensor([case["input_ids"]]), max_length=case["max_length"], do_sample=False)[0].tolist()
+    for case in cases
+]
+print(json.dumps({"logits": logits, "greedy": greedy}))
+if len(sys.argv) > 3:
+    model.save_pretrained(sys.argv[3])
 """
 
 
@@ -59,66 +85,72 @@ def copy_code(folder: Path) -> None:
 
 
 @pytest.fixture
-def checkpoint(reference, tmp_path) -> Path:
-    """Return a copy of the reference checkpoint that nothing but weights, vocabulary and configuration is in."""
+def checkpoint(small_reference, tmp_path) -> Path:
+    """Return a copy of the reference checkpoint that nothing but weights and configuration is in."""
     folder = tmp_path / "check point 模型"
-    shutil.copytree(reference / "tiny-chatglm", folder)
-    config = json.loads((folder / "config.json").read_text())
+    folder.mkdir()
+    shutil.copy(small_reference / "pytorch_model.bin", folder)
+    config = json.loads((small_reference / "config.json").read_text())
     config["auto_map"]["AutoModelForCausalLM"] = config["auto_map"]["AutoModel"]
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
-@pytest.fixture
-def expected(tiny_model, tiny_tokenizer) -> str:
-    return tiny_model.chat(tiny_tokenizer, "你好", do_sample=False, max_length=12)[0]
+def compute_as_remote_code(folder, *saved, tmp_path):
+    """Assert that a checkpoint computes the original's numbers as remote code, in a fresh process."""
+    found = json.loads(run_python(COMPUTE, folder, original.FOLDER, *saved, tmp_path=tmp_path).splitlines()[-1])
+    for prompt in original.PROMPTS:
+        original.assert_close(torch.tensor(found["logits"][prompt]), original.FORWARD[f"{prompt}.logits"])
+    assert found["greedy"] == original.GREEDY
 
 
-def test_remote_code_and_what_it_saves(checkpoint, tmp_path, expected):
+def test_remote_code_and_what_it_saves_equal_original(checkpoint, tmp_path):
     copy_code(checkpoint)
     saved = tmp_path / "saved"
-    assert run_python(CHAT, checkpoint, saved, tmp_path=tmp_path).splitlines()[-1] == expected
+    compute_as_remote_code(checkpoint, saved, tmp_path=tmp_path)
     assert {path.name for path in (saved / "kernels").iterdir()} == {
         path.name for path in (ROOT / "chatglm" / "kernels").glob("*.c*")
     }
-    assert run_python(CHAT, saved, tmp_path=tmp_path).splitlines()[-1] == expected
+    compute_as_remote_code(saved, tmp_path=tmp_path)
 
 
-def test_embedded_checkpoint_loads_as_remote_code(tmp_path):
-    if not (ROOT / "chatglm" / "model.safetensors").exists():
-        pytest.skip("the embedded checkpoint is not there")
-    assert run_python(CHAT, ROOT / "chatglm", tmp_path=tmp_path)
+def test_embedded_checkpoint_as_remote_code_and_what_it_saves(mini_model, mini_tokenizer, tmp_path):
+    expected = mini_model.chat(mini_tokenizer, "你好", do_sample=False, max_length=12)[0]
+    for arguments in ([ROOT / "chatglm", tmp_path / "saved"], [tmp_path / "saved"]):
+        assert run_python(CHAT, *arguments, tmp_path=tmp_path).splitlines()[-1] == expected
 
 
 @pytest.mark.parametrize("trust", [{}, {"trust_remote_code": True}])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_import_makes_auto_classes_use_this_code(reference, tmp_path, trust, legacy):
-    folder = tmp_path / "v1.1 (int4)"
-    shutil.copytree(reference / "tiny-chatglm", folder)
+def test_import_makes_auto_classes_use_this_code(checkpoint, trust, legacy):
+    for name in (VOCABULARY, "tokenizer_config.json"):
+        shutil.copy(ROOT / "chatglm" / name, checkpoint)
     if legacy:
         for name in LEGACY_FILES:
-            (folder / name).write_text("raise RuntimeError('code of the checkpoint was executed')")
-    assert type(AutoConfig.from_pretrained(folder, **trust)) is chatglm.ChatGLMConfig
-    assert type(AutoTokenizer.from_pretrained(folder, **trust)) is chatglm.ChatGLMTokenizer
+            (checkpoint / name).write_text("raise RuntimeError('code of the checkpoint was executed')")
+    assert type(AutoConfig.from_pretrained(checkpoint, **trust)) is chatglm.ChatGLMConfig
+    assert type(AutoTokenizer.from_pretrained(checkpoint, **trust)) is chatglm.ChatGLMTokenizer
     for auto_class in (AutoModel, AutoModelForSeq2SeqLM, AutoModelForCausalLM):
-        assert type(auto_class.from_pretrained(folder, **trust)) is chatglm.ChatGLMForConditionalGeneration
+        model = auto_class.from_pretrained(checkpoint, **trust)
+        assert type(model) is chatglm.ChatGLMForConditionalGeneration
+    original.assert_computes_the_same(model.float().eval())
 
 
-def test_save_pretrained_gives_equal_logits_and_ids(tiny_model, tiny_tokenizer, tmp_path, expected):
-    tiny_model.save_pretrained(tmp_path / "saved")
-    tiny_tokenizer.save_pretrained(tmp_path / "saved")
-    model = AutoModel.from_pretrained(tmp_path / "saved").float().eval()
+def test_save_pretrained_gives_equal_logits_and_ids(small_model, tmp_path):
+    small_model.save_pretrained(tmp_path / "saved")
+    original.assert_computes_the_same(AutoModel.from_pretrained(tmp_path / "saved").float().eval())
+    compute_as_remote_code(tmp_path / "saved", tmp_path=tmp_path)
+
+
+def test_tokenizers_save_pretrained_gives_equal_ids(mini_tokenizer, tmp_path):
+    mini_tokenizer.save_pretrained(tmp_path / "saved")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved")
     text = "你好，世界！ hello\n\t  x"
-    assert tokenizer(text)["input_ids"] == tiny_tokenizer(text)["input_ids"]
-    ids = torch.tensor([tokenizer.encode_prompt(text)])
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, tiny_model(ids).logits)
-    assert run_python(CHAT, tmp_path / "saved", tmp_path=tmp_path).splitlines()[-1] == expected
+    assert tokenizer(text)["input_ids"] == mini_tokenizer(text)["input_ids"]
 
 
-def test_sharded_checkpoints_load_alike(tiny_model, tiny_tokenizer, reference, tmp_path):
-    weights = torch.load(reference / "tiny-chatglm" / "pytorch_model.bin", weights_only=True)
+def test_sharded_checkpoints_load_alike(small_model, small_reference, tmp_path):
+    weights = torch.load(small_reference / "pytorch_model.bin", weights_only=True)
     index = {"metadata": {"total_size": 0}, "weight_map": {}}
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -128,12 +160,13 @@ def test_sharded_checkpoints_load_alike(tiny_model, tiny_tokenizer, reference, t
         index["weight_map"] |= dict.fromkeys(shard, name)
         torch.save(shard, folder / name)
     (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    shutil.copy(reference / "tiny-chatglm" / "config.json", folder)
+    shutil.copy(small_reference / "config.json", folder)
     model = AutoModel.from_pretrained(folder)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}
     assert model.lm_head.weight is model.transformer.word_embeddings.weight
-    for name, weight in tiny_model.state_dict().items():
+    for name, weight in small_model.state_dict().items():
         assert torch.equal(model.state_dict()[name].float(), weight)
+    original.assert_computes_the_same(model.float().eval())
 
 
 def test_import_changes_nothing_for_other_models():

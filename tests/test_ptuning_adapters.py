@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
+import original
 import pytest
 import torch
 from replay import write_small_checkpoint
@@ -13,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import adapters
 import utils
-from checkpoint import PREFIX_FILE, LoadError
+from checkpoint import PREFIX_FILE, LoadError, read_prefix
 from utils import ModelArguments
 
 PROMPT = "你好"
@@ -66,6 +68,25 @@ def test_prefix_file_holds_the_prefix_only(base, prefixed):
         header = opened.metadata()
         assert list(opened.keys()) == ["embedding.weight"]
     assert (header["pre_seq_len"], header["num_layers"], header["base"]) == ("4", "2", str(base))
+
+
+@pytest.mark.parametrize("name", original.PREFIXES)
+def test_originals_prefix_saved_as_ours_equals_original(small_model, small_reference, tmp_path, name):
+    """A checkpoint of the original's ptuning/ is read, saved as our prefix file, and read again."""
+    (tmp_path / "theirs").mkdir()
+    shutil.copy(small_reference / f"{name}.pt", tmp_path / "theirs" / "pytorch_model.bin")
+    folder = tmp_path / "theirs"
+    for _ in range(2):
+        model = copy.deepcopy(small_model)
+        adapters.add_prefix(model, 5, projection=name == "prefix_projection_True")
+        model.transformer.prefix_encoder.load_state_dict(read_prefix(folder, model.config))
+        model.eval()
+        original.assert_computes_the_same_with_prefix(model, name)
+        folder = tmp_path / "ours"
+        adapters.save_adapter(model, folder)
+        assert (folder / PREFIX_FILE).exists()
+    with adapters.adapters_off(model):
+        original.assert_computes_the_same(model)
 
 
 def changed(prefixed, folder, header=None, weights=None):

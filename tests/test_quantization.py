@@ -346,8 +346,8 @@ def test_save_pretrained_quantised_model_loads_again(tmp_path, random_model, kin
 
 
 @pytest.mark.parametrize("kind", ["int4", "int4_qe"])
-def test_from_pretrained_refuses_missing_scales(tmp_path, reference, source_weights, quantized_weights, kind):
-    checkpoint(tmp_path, reference, source_weights, quantized_weights, kind)
+def test_from_pretrained_refuses_missing_scales(tmp_path, random_model, kind):
+    random_model.quantize(4, quantize_embeddings=kind == "int4_qe").save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     kept = {name: value.clone() for name, value in weights.items() if not name.endswith("weight_scale")}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
@@ -355,11 +355,11 @@ def test_from_pretrained_refuses_missing_scales(tmp_path, reference, source_weig
         ChatGLMForConditionalGeneration.from_pretrained(tmp_path)
 
 
-def test_from_pretrained_bfloat16_keeps_the_scales(tmp_path, reference, source_weights, quantized_weights):
-    weights = checkpoint(tmp_path, reference, source_weights, quantized_weights, "int4")
+def test_from_pretrained_bfloat16_keeps_the_scales(tmp_path, random_model):
+    random_model.quantize(4).save_pretrained(tmp_path)
     model = ChatGLMForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
     name = "transformer.layers.0.mlp.dense_h_to_4h.weight_scale"
-    assert torch.equal(model.state_dict()[name], weights[name])
+    assert torch.equal(model.state_dict()[name], load_file(tmp_path / "model.safetensors")[name])
     assert model.transformer.final_layernorm.weight.dtype == torch.bfloat16
 
 

@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import original
 import pytest
 import torch
 from replay import change_json, write_small_checkpoint
@@ -285,9 +286,7 @@ def test_load_quantises(folder, capsys, dtype, bits):
 
 
 def test_load_takes_a_quantised_checkpoint(folder, tmp_path, capsys):
-    ChatGLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float16).quantize(4).save_pretrained(
-        tmp_path
-    )
+    ChatGLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float16).quantize(4).save_pretrained(tmp_path)
     shutil.copy(folder / "ice_text.model", tmp_path)
     shutil.copy(folder / "tokenizer_config.json", tmp_path)
     model, tokenizer = load_model_and_tokenizer(ModelArguments(str(tmp_path), "cpu"))
@@ -295,6 +294,11 @@ def test_load_takes_a_quantised_checkpoint(folder, tmp_path, capsys):
     ids = torch.tensor([tokenizer.encode_prompt("今天天气很好")])
     assert torch.equal(model(ids).logits, direct(ids).logits)
     assert ": 4 bits, float32 on cpu" in capsys.readouterr().err
+
+
+def test_load_model_equals_original(small_reference):
+    config = ChatGLMConfig.from_pretrained(small_reference)
+    original.assert_computes_the_same(utils.load_model(small_reference, config, CPU, torch.float32))
 
 
 @pytest.mark.parametrize("prefix_projection", [False, True])
@@ -316,16 +320,15 @@ def test_load_gives_the_originals_answers_with_a_prefix(reference, tmp_path, pre
     assert generated[0].tolist() == case["output_ids"]
 
 
-def test_load_keeps_a_prefix_in_float32(reference, tmp_path):
-    prefix = torch.load(reference / "golden" / "prefix_projection_False.pt", weights_only=True)
-    weights = {
-        "transformer.prefix_encoder." + name.removeprefix("transformer.prefix_encoder."): prefix[name]
-        for name in prefix
-    }
-    torch.save(weights, tmp_path / "pytorch_model.bin")
-    arguments = ModelArguments(str(reference / "tiny-chatglm"), "cpu", "bfloat16", 4, str(tmp_path))
+def test_load_keeps_a_prefix_in_float32(folder, tmp_path):
+    torch.manual_seed(0)
+    config = ChatGLMConfig.from_pretrained(folder)
+    embedding = torch.randn(5, 2 * config.num_layers * config.hidden_size).half()
+    torch.save({"transformer.prefix_encoder.embedding.weight": embedding}, tmp_path / "pytorch_model.bin")
+    arguments = ModelArguments(str(folder), "cpu", "bfloat16", 4, str(tmp_path))
     model, tokenizer = load_model_and_tokenizer(arguments)
-    assert model.transformer.prefix_encoder.embedding.weight.dtype == torch.float32
+    weight = model.transformer.prefix_encoder.embedding.weight
+    assert weight.dtype == torch.float32 and torch.equal(weight, embedding.float())
     assert model.chat(tokenizer, "你好", temperature=0, max_new_tokens=3)[0]
 
 

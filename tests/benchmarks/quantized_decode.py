@@ -278,9 +278,7 @@ def main() -> None:
         raise SystemExit("the CPU kernels cannot be compiled here, see the warning above")
     folder = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="chatglm-benchmark-"))
     try:
-        write_checkpoint(
-            folder, ChatGLMConfig(num_layers=arguments.num_layers, quantization_bit=4, dtype="float16")
-        )
+        write_checkpoint(folder, ChatGLMConfig(num_layers=arguments.num_layers, quantization_bit=4, dtype="float16"))
         measure(folder, arguments)
     finally:
         shutil.rmtree(folder)
