@@ -20,6 +20,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from transformers import PreTrainedModel, PreTrainedTokenizer
 
 from engine import Engine
+from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
+from loading.load import load_model_and_tokenizer
 from server.arguments import ServerArguments
 from server.errors import RESPONSES, add_error_handlers
 from server.gate import Gate
@@ -28,7 +30,6 @@ from server.monitoring import Metrics, add_monitoring_routes
 from server.openai_routes import add_openai_routes
 from server.original_routes import add_original_routes
 from server.service import Service
-from utils import ModelArguments, SamplingArguments, load_model_and_tokenizer, parse_arguments, run_main
 
 
 def build_app(

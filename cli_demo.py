@@ -13,13 +13,15 @@ import os
 import re
 import sys
 from contextlib import closing, suppress
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizer, set_seed
 
 from chatglm import InvalidLogitsError, PromptTooLongError
-from utils import ModelArguments, SamplingArguments, load_model_and_tokenizer, parse_arguments, run_main
+from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
+from loading.command_line import Text, flag
+from loading.load import load_model_and_tokenizer
 
 TEXTS = {
     "zh": {
@@ -58,7 +60,9 @@ ANSWER_ERRORS = (
 class ChatArguments:
     """What only the terminal chat has."""
 
-    lang: Literal["zh", "en"] = field(default="zh", metadata={"help": "language of the interface: zh or en"})
+    title: ClassVar[Text] = Text("terminal", "终端")
+
+    lang: Literal["zh", "en"] = flag("zh", Text("language of the interface and of this help", "界面和本帮助的语言"))
 
 
 class Chat:

@@ -13,13 +13,17 @@ must exist on each machine.
 
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from fastapi import FastAPI
 
 from api import ServerArguments, build_app, start_engine
-from utils import LoadError, ModelArguments, SamplingArguments, load_model_and_tokenizer, parse_arguments, run_main
+from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
+from loading.checkpoint import LoadError
+from loading.command_line import Text, flag
+from loading.load import load_model_and_tokenizer
 
 try:
     import ray
@@ -35,13 +39,26 @@ HEALTH_SECONDS = 10.0  # between two looks at a replica; after three without an 
 class ReplicaArguments:
     """What only a server of several replicas has."""
 
-    replicas: int = field(default=2, metadata={"help": "copies of the model that answer; 1 and up"})
-    cpus_per_replica: float = field(default=1.0, metadata={"help": "CPU cores that Ray sets aside for each; 0 and up"})
-    gpus_per_replica: float = field(
-        default=0.0, metadata={"help": "NVIDIA GPUs that Ray sets aside for each, 0.5 for two on one; 0 and up"}
+    title: ClassVar[Text] = Text("replicas", "副本")
+
+    replicas: int = flag(2, Text("copies of the model that answer; 1 and up", "模型副本数；1 以上"))
+    cpus_per_replica: float = flag(
+        1.0, Text("CPU cores that Ray sets aside for each; 0 and up", "Ray 为每个副本预留的 CPU 核数；0 以上")
     )
-    address: str = field(
-        default="", metadata={"help": "auto or HEAD:6379 uses a running Ray cluster; empty starts Ray here"}
+    gpus_per_replica: float = flag(
+        0.0,
+        Text(
+            "NVIDIA GPUs that Ray sets aside for each, 0.5 for two on one; 0 and up",
+            "Ray 为每个副本预留的 GPU 数，0.5 表示两个副本共用一块；0 以上",
+        ),
+    )
+    address: str = flag(
+        "",
+        Text(
+            "auto or HEAD:6379 uses a running Ray cluster; without it, Ray starts here",
+            "auto 或 HEAD:6379 使用运行中的 Ray 集群；不给则在本机启动",
+        ),
+        metavar="ADDRESS",
     )
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
 from engine import EngineError, Request, chat_request
-from utils import SamplingArguments
+from loading.arguments import SamplingArguments
 
 MODEL_NAME = "ChatGLM-6B"
 HISTORY_ROUNDS = 200  # a page keeps so many, the newest

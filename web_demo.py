@@ -16,9 +16,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import gradio as gr
 from starlette.concurrency import run_in_threadpool
@@ -26,14 +26,9 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine import Answer, Engine
-from utils import (
-    ModelArguments,
-    SamplingArguments,
-    ServingArguments,
-    load_model_and_tokenizer,
-    parse_arguments,
-    run_main,
-)
+from loading.arguments import PORT, ModelArguments, SamplingArguments, ServingArguments, parse_arguments, run_main
+from loading.command_line import Text, flag
+from loading.load import load_model_and_tokenizer
 from web_content import (
     ANSWER_ERRORS,
     EXAMPLES,
@@ -67,14 +62,25 @@ RESOURCES = Path(__file__).resolve().parent / "resources"
 class PageArguments(ServingArguments):
     """What only the web page has, beside where it listens."""
 
-    port: int = field(default=7860, metadata=ServingArguments.__dataclass_fields__["port"].metadata)
-    lang: Literal["auto", "zh", "en"] = field(
-        default="auto", metadata={"help": "language of the page: zh or en; auto follows the browser"}
+    title: ClassVar[Text] = Text("page", "网页")
+
+    port: int = flag(7860, PORT)
+    lang: Literal["auto", "zh", "en"] = flag(
+        "auto",
+        Text("language of the page and of this help; auto follows the browser", "页面和本帮助的语言；auto 随浏览器"),
     )
-    auth: str = field(
-        default="", metadata={"help": "USER:PASSWORD that visitors must give; also CHATGLM_AUTH in the environment"}
+    auth: str = flag(
+        "",
+        Text(
+            "USER:PASSWORD that visitors must give; also CHATGLM_AUTH in the environment",
+            "访客须提供的 用户名:密码；也可用环境变量 CHATGLM_AUTH",
+        ),
+        metavar="USER:PASSWORD",
     )
-    share: bool = field(default=False, metadata={"help": "also serve at a public address, through Gradio's computers"})
+    share: bool = flag(
+        False,
+        Text("also serve at a public address, through Gradio's computers", "同时通过 Gradio 的服务器提供公网地址"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -11,21 +11,16 @@ Ctrl-C ends the program. Nothing is asked of other computers.
 import sys
 import threading
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import streamlit as st
 from streamlit import runtime
 from streamlit.web import bootstrap
 
 from engine import Answer, Engine
-from utils import (
-    ModelArguments,
-    SamplingArguments,
-    ServingArguments,
-    load_model_and_tokenizer,
-    parse_arguments,
-    run_main,
-)
+from loading.arguments import PORT, ModelArguments, SamplingArguments, ServingArguments, parse_arguments, run_main
+from loading.command_line import Text, flag
+from loading.load import load_model_and_tokenizer
 from web_content import (
     ANSWER_ERRORS,
     HISTORY_ROUNDS,
@@ -44,9 +39,12 @@ from web_content import (
 class PageArguments(ServingArguments):
     """What only the Streamlit page has, beside where it listens."""
 
-    port: int = field(default=8501, metadata=ServingArguments.__dataclass_fields__["port"].metadata)
-    lang: Literal["auto", "zh", "en"] = field(
-        default="auto", metadata={"help": "language of the page: zh or en; auto follows the browser"}
+    title: ClassVar[Text] = Text("page", "网页")
+
+    port: int = flag(8501, PORT)
+    lang: Literal["auto", "zh", "en"] = flag(
+        "auto",
+        Text("language of the page and of this help; auto follows the browser", "页面和本帮助的语言；auto 随浏览器"),
     )
 
 

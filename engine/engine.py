@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
+from loading.devices import free_memory
 
 from .answer import (
     Answer,
@@ -25,7 +26,7 @@ from .answer import (
     StepError,
     TokenProbability,
 )
-from .cache import FREE_SHARE, BatchCache, SetAside, free_memory
+from .cache import FREE_SHARE, BatchCache, SetAside
 from .drawing import Row, choose_tokens, token_probabilities
 from .prompts import PromptCache, ReadPrompt
 

@@ -1,14 +1,15 @@
 """The arguments of training and evaluation: the original's names and meanings on today's library."""
 
+import argparse
 import dataclasses
 import re
 from dataclasses import dataclass, field
-from typing import Optional
 
-from transformers import Seq2SeqTrainingArguments
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-import utils
-from adapters import LORA_TARGETS
+from chatglm.sampling import TEMPERATURE, TOP_P
+from loading import arguments
+from loading.adapters import LORA_TARGETS
 
 LIBRARY_FIELDS = {item.name for item in dataclasses.fields(Seq2SeqTrainingArguments)}
 # The library has renamed flags; command lines with either name run on every version.
@@ -16,16 +17,16 @@ RENAMED = (("evaluation_strategy", "eval_strategy"), ("no_cuda", "use_cpu"))
 
 
 @dataclass
-class ModelArguments(utils.ModelArguments):
+class ModelArguments(arguments.ModelArguments):
     """Which checkpoint is trained, and which of its parts."""
 
-    pre_seq_len: Optional[int] = field(
+    pre_seq_len: int | None = field(
         default=None, metadata={"help": "P-Tuning v2: virtual tokens before the prompt, 1 and up; None: no prefix"}
     )
     prefix_projection: bool = field(
         default=False, metadata={"help": "P-Tuning v2: compute the prefix by a two-layer network"}
     )
-    lora_rank: Optional[int] = field(default=None, metadata={"help": "LoRA: rank of the factors, 1 and up; None: none"})
+    lora_rank: int | None = field(default=None, metadata={"help": "LoRA: rank of the factors, 1 and up; None: none"})
     lora_alpha: float = field(default=32.0, metadata={"help": "LoRA: the product is scaled by alpha / rank; above 0"})
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA: dropout of the layers' inputs; 0 up to 1"})
     lora_target_modules: str = field(
@@ -52,14 +53,14 @@ class ModelArguments(utils.ModelArguments):
 class DataArguments:
     """Which examples are read, how long they may be, and what is measured on them."""
 
-    train_file: Optional[str] = field(default=None, metadata={"help": ".json, .jsonl or .csv file to train on"})
-    validation_file: Optional[str] = field(default=None, metadata={"help": "file to measure on with --do_eval"})
-    test_file: Optional[str] = field(default=None, metadata={"help": "file to measure on with --do_predict"})
-    prompt_column: Optional[str] = field(
+    train_file: str | None = field(default=None, metadata={"help": ".json, .jsonl or .csv file to train on"})
+    validation_file: str | None = field(default=None, metadata={"help": "file to measure on with --do_eval"})
+    test_file: str | None = field(default=None, metadata={"help": "file to measure on with --do_predict"})
+    prompt_column: str | None = field(
         default=None, metadata={"help": "column of the question; not needed if rows hold `messages`"}
     )
-    response_column: Optional[str] = field(default=None, metadata={"help": "column of the answer"})
-    history_column: Optional[str] = field(
+    response_column: str | None = field(default=None, metadata={"help": "column of the answer"})
+    history_column: str | None = field(
         default=None, metadata={"help": "column of the rounds before the question: a list of [question, answer] pairs"}
     )
     source_prefix: str = field(default="", metadata={"help": "text put before every question"})
@@ -69,24 +70,25 @@ class DataArguments:
     max_target_length: int = field(
         default=128, metadata={"help": "limit of an answer in tokens; a cut answer is not taught to end"}
     )
-    val_max_target_length: Optional[int] = field(
+    val_max_target_length: int | None = field(
         default=None, metadata={"help": "limit of generated answers in tokens; None: max_target_length"}
     )
-    max_train_samples: Optional[int] = field(default=None, metadata={"help": "train on the first so many examples"})
-    max_eval_samples: Optional[int] = field(default=None, metadata={"help": "measure on the first so many examples"})
-    max_predict_samples: Optional[int] = field(default=None, metadata={"help": "answer the first so many examples"})
-    preprocessing_num_workers: Optional[int] = field(default=None, metadata={"help": "processes that encode the text"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "train on the first so many examples"})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "measure on the first so many examples"})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "answer the first so many examples"})
+    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "processes that encode the text"})
     overwrite_cache: bool = field(
         default=False, metadata={"help": "accepted for the original's command lines; examples are never cached on disk"}
     )
     num_beams: int = field(default=1, metadata={"help": "beams of the search when answering; 1 and up"})
     do_sample: bool = field(
-        default=False, metadata={"help": "draw answers (top_p 0.7, temperature 0.95) instead of taking the likeliest"}
+        default=False,
+        metadata={"help": f"sample answers (top_p {TOP_P}, temperature {TEMPERATURE}), do not take the likeliest"},
     )
     evaluate_before: bool = field(
         default=False, metadata={"help": "measure the base, too, and write a before/after table"}
     )
-    general_data: Optional[str] = field(
+    general_data: str | None = field(
         default=None, metadata={"help": "file of general dialogues to mix in, or `mini`: the embedded checkpoint's own"}
     )
     general_share: float = field(
@@ -114,7 +116,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "start anew; else a run in a folder with checkpoints resumes by itself"}
     )
-    report_to: Optional[str] = field(default="tensorboard", metadata={"help": "tensorboard, none, or another logger"})
+    report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, none, or another logger"})
 
     def __post_init__(self) -> None:
         # reentrant checkpoints lose the gradient of a prefix, whose model's inputs need none
@@ -124,6 +126,32 @@ class TrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"save_total_limit must be at least 1, got {self.save_total_limit}")
         self.logging_nan_inf_filter = False  # a loss that is not finite stops the run
         super().__post_init__()
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show the script's docstring as it is written, and each flag's default, where its help does not say it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        says_it = action.default is None or "(default" in (action.help or "")
+        return (action.help or "") if says_it else super()._get_help_string(action)
+
+
+def parse_training_arguments(
+    description: str, words: list[str]
+) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Parse the trainer's command line into `ModelArguments`, `DataArguments` and `TrainingArguments`.
+
+    By the library's parser, as its own arguments are more than a hundred.
+
+    Flags may be written with dashes or underscores. A wrong value ends the process: one line, exit status 2.
+    """
+    types = ModelArguments, DataArguments, TrainingArguments
+    parser = HfArgumentParser(types, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    words = [re.sub(r"^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in words]
+    try:
+        return parser.parse_args_into_dataclasses(translate(words), look_for_args_file=False)
+    except ValueError as error:  # from a dataclass's own checks, or for a flag that does not exist
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 def translate(words: list[str]) -> list[str]:

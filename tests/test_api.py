@@ -20,8 +20,8 @@ pytest.importorskip("fastapi", reason="the server's packages are not installed")
 import api  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
 from engine import Engine  # noqa: E402
+from loading.arguments import SamplingArguments, parse_arguments  # noqa: E402
 from server.protocol import Message, now, to_rounds  # noqa: E402
-from utils import SamplingArguments, parse_arguments  # noqa: E402
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "你好"}]

@@ -15,7 +15,7 @@ from replay import ROOT, ReplayModel, Terminal, write_small_checkpoint
 
 import cli_demo
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
-from utils import run_main
+from loading.arguments import run_main
 
 
 def chat_with(model, tokenizer=None, lang="zh", **keywords) -> cli_demo.Chat:
@@ -269,9 +269,10 @@ def test_pipe_whose_reader_leaves_ends_quietly(small, tmp_path):
 # In a terminal
 
 REPLAY = """
-import cli_demo, replay, utils
+import cli_demo, replay
+from loading.arguments import run_main
 model = replay.ReplayModel({answers}, seconds={seconds})
-utils.run_main(lambda: cli_demo.converse(cli_demo.Chat(model, None, {{}}, cli_demo.TEXTS["zh"])))
+run_main(lambda: cli_demo.converse(cli_demo.Chat(model, None, {{}}, cli_demo.TEXTS["zh"])))
 """
 HISTORY = "lambda query, history: query + repr(history)"
 

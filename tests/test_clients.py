@@ -15,7 +15,7 @@ pytest.importorskip("fastapi", reason="the server's packages are not installed")
 import api  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
 from engine import Engine  # noqa: E402
-from utils import SamplingArguments  # noqa: E402
+from loading.arguments import SamplingArguments  # noqa: E402
 
 MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},

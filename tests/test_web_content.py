@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from utils import SamplingArguments
+from loading.arguments import SamplingArguments
 from web_content import (
     EXAMPLES,
     GRADIO,

@@ -20,7 +20,7 @@ from replay import ReplayEngine, write_small_checkpoint
 from serving import wait_until
 
 from chatglm import ChatGLMTokenizer
-from utils import SamplingArguments
+from loading.arguments import SamplingArguments
 
 gradio = pytest.importorskip("gradio", reason="needs gradio")
 from browsing import BLOCKED, expect, open_browser  # noqa: E402  (after the check for Playwright in it)
@@ -407,7 +407,12 @@ def test_program_serves_behind_a_password_without_asking_other_computers(browser
         "0",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-c", BLOCKED + "import utils, web_demo; utils.run_main(web_demo.main)", *words],
+        [
+            sys.executable,
+            "-c",
+            BLOCKED + "import web_demo as page; page.run_main(page.main)",
+            *words,
+        ],
         cwd=ROOT,
         env=os.environ | {"CHATGLM_AUTH": "me:secret", "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

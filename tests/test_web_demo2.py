@@ -26,7 +26,8 @@ import streamlit as st
 from replay import ReplayEngine
 from test_web_demo import reply
 import web_demo2
-from utils import ModelArguments, SamplingArguments, load_model_and_tokenizer
+from loading.arguments import ModelArguments, SamplingArguments
+from loading.load import load_model_and_tokenizer
 
 @st.cache_resource
 def engine():

@@ -19,7 +19,8 @@ from playwright.sync_api import expect, sync_playwright
 
 import web_demo
 from engine import Answer, Engine
-from utils import EMBEDDED_CHECKPOINT, ModelArguments, load_model_and_tokenizer
+from loading.arguments import EMBEDDED_CHECKPOINT, ModelArguments
+from loading.load import load_model_and_tokenizer
 
 # Resolves with the milliseconds from Enter to the first frame that shows text in the answer of a number.
 WATCH = """number => new Promise(resolve => {
