@@ -24,6 +24,15 @@ from loading.checkpoint import (
 )
 from loading.command_line import Text, flag
 
+CHINESE = """把 ChatGLM-6B 的浮点模型量化到新文件夹，此后载入不再需要浮点模型的内存。
+
+    python quantize.py THUDM/chatglm-6b chatglm-6b-int4
+    python quantize.py THUDM/chatglm-6b chatglm-6b-int4 --calibration dialogues.jsonl
+
+逐层转换权重。给出校准对话时，选取使各层在这些对话上的输出变化最小的整数，损失小于就近取整；文件每行为
+{"prompt": …, "response": …, "history": […]}。Ctrl-C 中断，不留下任何文件。
+"""
+
 
 @dataclass
 class QuantizeArguments:
@@ -99,7 +108,7 @@ def convert(arguments: QuantizeArguments) -> int:
 
 def main() -> None:
     """Parse the command line, convert, and say what was written."""
-    (arguments,) = parse_arguments(__doc__, QuantizeArguments)
+    (arguments,) = parse_arguments(Text(__doc__, CHINESE), QuantizeArguments)
     size = convert(arguments)
     print(f"{arguments.target}: {format_bytes(size)} of weights, {arguments.bits} bits")
 

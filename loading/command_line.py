@@ -47,7 +47,8 @@ def flag(default: Any, help: Text, *aliases: str, shown: str | None = None, meta
         shown: the default in words, where the value says nothing.
         metavar: what stands for the value in the help.
     """
-    if shown is None and default not in (None, "", False, dataclasses.MISSING):
+    says_nothing = default is None or default is False or default is dataclasses.MISSING or default == ""
+    if shown is None and not says_nothing:
         shown = str(default)
     if shown is not None:
         shown = shown if isinstance(shown, Text) else Text(shown)

@@ -19,6 +19,14 @@ from loading.arguments import ModelArguments, parse_arguments, run_main  # noqa:
 from loading.checkpoint import LoadError, shorten  # noqa: E402
 from loading.command_line import Text, flag  # noqa: E402
 
+CHINESE = """把基座与适配器写成一个模型文件夹：LoRA 合并进浮点基座，前缀放在任意基座旁。
+
+    python ptuning/export.py --model THUDM/chatglm-6b --ptuning-checkpoint output/adgen --export-dir merged
+    python ptuning/export.py --model THUDM/chatglm-6b --ptuning-checkpoint output/adgen --quantize 4 --export-dir small
+
+各脚本都能以 --model 载入该文件夹。合并后的 LoRA 模型可以再量化。
+"""
+
 
 @dataclass
 class ExportArguments:
@@ -33,7 +41,7 @@ class ExportArguments:
 
 def main() -> int | None:
     """Load, merge, save."""
-    model_arguments, export = parse_arguments(__doc__, ModelArguments, ExportArguments)
+    model_arguments, export = parse_arguments(Text(__doc__, CHINESE), ModelArguments, ExportArguments)
     if export.export_dir is None or Path(export.export_dir).exists():
         raise LoadError(f"--export-dir must name a new folder, got {export.export_dir or 'none'}")
     model_arguments.announce()

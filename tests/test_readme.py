@@ -14,20 +14,20 @@ from pathlib import Path
 
 import pytest
 
-import api
-import cli_demo
 import quantize
-import web_demo
 from loading.arguments import ModelArguments, SamplingArguments, parse_arguments
 from loading.command_line import build_parser
 from loading.load import load_model_and_tokenizer
+from pages.arguments import PageArguments, TerminalArguments
+from server import app as api
+from server.arguments import ServerArguments
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
-PAGE = (ModelArguments, SamplingArguments, web_demo.PageArguments)
+PAGE = (ModelArguments, SamplingArguments, PageArguments)
 ARGUMENTS = {
-    "cli_demo.py": (ModelArguments, SamplingArguments, cli_demo.ChatArguments),
-    "api.py": (ModelArguments, SamplingArguments, api.ServerArguments),
+    "cli_demo.py": (ModelArguments, SamplingArguments, TerminalArguments),
+    "api.py": (ModelArguments, SamplingArguments, ServerArguments),
     "web_demo.py": PAGE,
     "web_demo2.py": PAGE[:2],
     "ptuning/web_demo.py": PAGE,
