@@ -8,109 +8,36 @@
 """
 
 import logging
-import math
-import signal
 import sys
-import threading
-from typing import Any
 
-import uvicorn
-from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
-from transformers import PreTrainedModel, PreTrainedTokenizer
-
-from engine import Engine
+from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
+from loading.command_line import Text
 from server.arguments import ServerArguments
-from server.errors import RESPONSES, add_error_handlers
-from server.gate import Gate
-from server.glm_bot import add_glm_bot_routes
-from server.monitoring import Metrics, add_monitoring_routes
-from server.openai_routes import add_openai_routes
-from server.original_routes import add_original_routes
-from server.service import Service
-from utils import ModelArguments, SamplingArguments, load_model_and_tokenizer, parse_arguments, run_main
 
+CHINESE = """通过 HTTP 提供 ChatGLM-6B，可同时服务多个客户端：原版接口、OpenAI 接口和事件流。
 
-def build_app(
-    engine: Engine, arguments: ServerArguments | None = None, sampling: SamplingArguments | None = None
-) -> FastAPI:
-    """Return the application that serves an engine.
+    python api.py                                     自带的迷你模型，http://127.0.0.1:8000
+    python api.py --model THUDM/chatglm-6b --port 80  真正的模型
+    curl http://127.0.0.1:8000 -d '{"prompt": "你好", "history": []}'
 
-    Args:
-        engine: generates; its `on_finished` is taken over for the metrics.
-        arguments: of the server.
-        sampling: defaults of requests.
-    """
-    arguments, sampling = arguments or ServerArguments(), sampling or SamplingArguments()
-    service, metrics = Service(engine, arguments, sampling), Metrics(engine)
-    engine.on_finished = metrics.finished
-    app = FastAPI(title="ChatGLM-6B", description=__doc__, version="1", responses=RESPONSES)
-    app.add_middleware(Gate, arguments=arguments, metrics=metrics)
-    if arguments.allow_origin:
-        origins = [origin.strip() for origin in arguments.allow_origin.split(",")]
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    add_error_handlers(app)
-    add_original_routes(app, service)
-    add_openai_routes(app, service)
-    if arguments.glm_bot:
-        add_glm_bot_routes(app, service)
-    add_monitoring_routes(app, metrics)
-    return app
-
-
-def serve(app: FastAPI, engine: Engine, arguments: ServerArguments) -> int:
-    """Serve until SIGTERM or Ctrl-C, let running answers finish, and return the exit status."""
-    config = uvicorn.Config(
-        app,
-        host=arguments.host,
-        port=arguments.port,
-        timeout_graceful_shutdown=math.ceil(arguments.drain_seconds),
-        access_log=False,
-        log_level="warning",
-    )
-    server = uvicorn.Server(config)
-
-    def stop(*_: Any) -> None:
-        server.force_exit = server.should_exit  # the second time at once
-        server.should_exit = True
-
-    # in a thread of its own, so that the signals are ours: the server itself would end with the signal's status
-    thread = threading.Thread(target=server.run, name="chatglm-http")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    thread.start()
-    while thread.is_alive() and not server.started:
-        thread.join(0.05)
-    if server.started:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        print(f"http://{arguments.host}:{port}", file=sys.stderr, flush=True)
-    while thread.is_alive():
-        thread.join(0.2)
-    engine.close()
-    return 0 if server.started else 1
-
-
-def start_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, arguments: ServerArguments) -> Engine:
-    """Return the engine that serves a model within the server's limits."""
-    return Engine(
-        model,
-        tokenizer,
-        max_batch_size=arguments.max_batch_size,
-        max_queue=arguments.max_queue,
-        queue_seconds=arguments.queue_timeout,
-        total_seconds=arguments.request_timeout,
-        prompt_cache_bytes=arguments.prompt_cache_mb << 20,
-        cache_bytes=arguments.cache_mb << 20 or None,
-    )
+/docs 说明每个接口。收到 SIGTERM 或 Ctrl-C 后，正在生成的回答最多再继续 --drain-seconds 秒。
+"""
 
 
 def main() -> int:
     """Run the server and return the exit status."""
-    model_arguments, sampling, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, ServerArguments)
+    model_arguments, sampling, arguments = parse_arguments(
+        Text(__doc__, CHINESE), ModelArguments, SamplingArguments, ServerArguments
+    )
+    arguments.check_address()
+    model_arguments.announce()
+    from loading.load import load_model_and_tokenizer  # these import PyTorch, which takes seconds
+    from server.app import build_app, serve, start_engine
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     model, tokenizer = load_model_and_tokenizer(model_arguments)
     engine = start_engine(model, tokenizer, arguments)
-    return serve(build_app(engine, arguments, sampling), engine, arguments)
+    return serve(build_app(engine, arguments, sampling, description=__doc__), engine, arguments)
 
 
 if __name__ == "__main__":

@@ -8,51 +8,87 @@ dialogues change least, which loses less than rounding does; lines are {"prompt"
 Stop with Ctrl-C: nothing is left behind.
 """
 
-import argparse
+from dataclasses import MISSING, dataclass
 from functools import partial
-from pathlib import Path
+from typing import ClassVar
 
-import transformers
-from tqdm import tqdm
+from loading.arguments import CALIBRATION_TOKENS, check_device, model_bits, parse_arguments, run_main
+from loading.checkpoint import (
+    LoadError,
+    check_checkpoint,
+    check_vocabulary,
+    find_checkpoint,
+    find_folder,
+    format_bytes,
+    shorten,
+)
+from loading.command_line import Text, flag
 
-from chatglm import ChatGLMConfig, ChatGLMTokenizer
-from chatglm.calibration import CALIBRATION_TOKENS, Calibration, read_dialogues
-from chatglm.conversion import convert_checkpoint
-from chatglm.quantization import BITS
-from checkpoint import LoadError, check_checkpoint, check_vocabulary, find_checkpoint, shorten
-from utils import LOADING_ERRORS, HelpFormatter, choose_device, run_main
+CHINESE = """把 ChatGLM-6B 的浮点模型量化到新文件夹，此后载入不再需要浮点模型的内存。
+
+    python quantize.py THUDM/chatglm-6b chatglm-6b-int4
+    python quantize.py THUDM/chatglm-6b chatglm-6b-int4 --calibration dialogues.jsonl
+
+逐层转换权重。给出校准对话时，选取使各层在这些对话上的输出变化最小的整数，损失小于就近取整；文件每行为
+{"prompt": …, "response": …, "history": […]}。Ctrl-C 中断，不留下任何文件。
+"""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
-    parser.add_argument("source", help="folder of the float checkpoint, or its name on the Hugging Face hub")
-    parser.add_argument("target", type=Path, help="folder to make")
-    parser.add_argument("--bits", type=int, choices=BITS, default=4, help="of a weight")
-    parser.add_argument(
-        "--quantize-embeddings",
-        "--quantize_embeddings",
-        action="store_true",
-        help="quantise the word embedding and the output layer, too",
+@dataclass
+class QuantizeArguments:
+    """What is converted, and how."""
+
+    title: ClassVar[Text] = Text("conversion", "转换")
+
+    source: str = flag(
+        MISSING, Text("folder of the float checkpoint, or its name on the Hugging Face hub", "浮点模型的文件夹或名称")
     )
-    parser.add_argument("--calibration", metavar="FILE", type=Path, help="sample dialogues; without: round to nearest")
-    parser.add_argument(
-        "--calibration-tokens",
-        "--calibration_tokens",
-        type=int,
-        default=CALIBRATION_TOKENS,
-        help="of the dialogues that are used; 1 and up",
+    target: str = flag(MISSING, Text("folder to make", "要生成的文件夹"))
+    bits: int = flag(4, Text("of a weight: 4 or 8", "每个权重的位数：4 或 8"), metavar="BITS")
+    quantize_embeddings: bool = flag(
+        False, Text("quantise the word embedding and the output layer, too", "词嵌入和输出层也量化")
     )
-    parser.add_argument("--device", default="auto", help="where to calibrate: auto, cpu, cuda, cuda:N or mps")
-    return parser
+    calibration: str | None = flag(
+        None,
+        Text("file of sample dialogues to calibrate on", "校准用的对话文件"),
+        shown=Text("none: round to nearest", "无：就近取整"),
+        metavar="FILE",
+    )
+    calibration_tokens: int = flag(
+        CALIBRATION_TOKENS, Text("tokens of the dialogues that are used; 1 and up", "使用其中多少 token；1 以上")
+    )
+    device: str = flag(
+        "auto",
+        Text("where to calibrate: auto, cpu, cuda, cuda:N or mps", "在哪里校准：auto、cpu、cuda、cuda:N 或 mps"),
+        metavar="NAME",
+    )
+
+    def __post_init__(self) -> None:
+        model_bits.check_bits(self.bits, "bits")
+        check_device(self.device)
+        if self.calibration_tokens < 1:
+            raise ValueError(f"calibration_tokens must be at least 1, got {self.calibration_tokens}")
 
 
-def convert(arguments: argparse.Namespace) -> int:
+def convert(arguments: QuantizeArguments) -> int:
     """Convert as the command line asks; return the bytes of the weights that were written.
 
     Raises:
         LoadError: whatever is wrong with the checkpoint, the dialogues, the device or the disk.
     """
+    if (folder := find_folder(arguments.source)) is not None:
+        check_checkpoint(folder)
+    # these import PyTorch, which takes seconds: after what can be refused at once
+    from tqdm import tqdm
+    from transformers.utils import logging
+
+    from chatglm import ChatGLMConfig, ChatGLMTokenizer
+    from loading.calibration import Calibration, read_dialogues
+    from loading.conversion import convert_checkpoint
+    from loading.devices import choose_device
+    from loading.load import LOADING_ERRORS
+
+    logging.set_verbosity_error()
     source = find_checkpoint(arguments.source)
     check_checkpoint(source)
     try:
@@ -72,10 +108,9 @@ def convert(arguments: argparse.Namespace) -> int:
 
 def main() -> None:
     """Parse the command line, convert, and say what was written."""
-    transformers.utils.logging.set_verbosity_error()
-    arguments = build_parser().parse_args()
+    (arguments,) = parse_arguments(Text(__doc__, CHINESE), QuantizeArguments)
     size = convert(arguments)
-    print(f"{arguments.target}: {size / 1e9:.2f} GB of weights, {arguments.bits} bits")
+    print(f"{arguments.target}: {format_bytes(size)} of weights, {arguments.bits} bits")
 
 
 if __name__ == "__main__":

@@ -11,23 +11,34 @@ the next one follows when the new one is ready. `serve status` shows them, `serv
 must exist on each machine.
 """
 
+from __future__ import annotations
+
+import importlib.util
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from fastapi import FastAPI
+from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
+from loading.checkpoint import LoadError
+from loading.command_line import Text, flag
+from server.arguments import ServerArguments
 
-from api import ServerArguments, build_app, start_engine
-from utils import LoadError, ModelArguments, SamplingArguments, load_model_and_tokenizer, parse_arguments, run_main
-
-try:
-    import ray
-    from ray import serve
-except ImportError as error:
-    raise SystemExit('serve_ray.py needs Ray Serve: pip install "ray[serve]"') from error
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 ROOT = Path(__file__).resolve().parent
+CHINESE = """用 Ray Serve 以多个副本在同一地址提供 ChatGLM-6B：健康检查、不间断重启。
+
+    pip install "ray[serve]"
+    python serve_ray.py --replicas 2                  自带的迷你模型，在本机，直到 Ctrl-C
+    python serve_ray.py --address auto --replicas 4 --gpus-per-replica 1 --model THUDM/chatglm-6b
+
+接口与 api.py 相同。在集群上，一台机器运行 `ray start --head`，其余运行 `ray start --address HEAD:6379`；然后在第一台上
+执行第二条命令，副本启动后命令即结束。再次执行（也可换模型）会逐个替换副本：旧副本先完成自己的回答（--drain-seconds），
+其余副本照常服务，新副本就绪后再替换下一个。`serve status` 查看，`serve shutdown` 结束。模型路径须在每台机器上存在。
+"""
 HEALTH_SECONDS = 10.0  # between two looks at a replica; after three without an answer it is replaced
 
 
@@ -35,13 +46,26 @@ HEALTH_SECONDS = 10.0  # between two looks at a replica; after three without an 
 class ReplicaArguments:
     """What only a server of several replicas has."""
 
-    replicas: int = field(default=2, metadata={"help": "copies of the model that answer; 1 and up"})
-    cpus_per_replica: float = field(default=1.0, metadata={"help": "CPU cores that Ray sets aside for each; 0 and up"})
-    gpus_per_replica: float = field(
-        default=0.0, metadata={"help": "NVIDIA GPUs that Ray sets aside for each, 0.5 for two on one; 0 and up"}
+    title: ClassVar[Text] = Text("replicas", "副本")
+
+    replicas: int = flag(2, Text("copies of the model that answer; 1 and up", "模型副本数；1 以上"))
+    cpus_per_replica: float = flag(
+        1.0, Text("CPU cores that Ray sets aside for each; 0 and up", "Ray 为每个副本预留的 CPU 核数；0 以上")
     )
-    address: str = field(
-        default="", metadata={"help": "auto or HEAD:6379 uses a running Ray cluster; empty starts Ray here"}
+    gpus_per_replica: float = flag(
+        0.0,
+        Text(
+            "NVIDIA GPUs that Ray sets aside for each, 0.5 for two on one; 0 and up",
+            "Ray 为每个副本预留的 GPU 数，0.5 表示两个副本共用一块；0 以上",
+        ),
+    )
+    address: str = flag(
+        "",
+        Text(
+            "auto or HEAD:6379 uses a running Ray cluster; without it, Ray starts here",
+            "auto 或 HEAD:6379 使用运行中的 Ray 集群；不给则在本机启动",
+        ),
+        metavar="ADDRESS",
     )
 
     def __post_init__(self) -> None:
@@ -54,14 +78,17 @@ class Replica:
     """A model, its engine and the application that serves it, in a process of Ray's."""
 
     def __init__(self, model: ModelArguments, sampling: SamplingArguments, server: ServerArguments) -> None:
-        self.sampling, self.server = sampling, server
+        from loading.load import load_model_and_tokenizer
+        from server.app import build_app, start_engine
+
+        self.build_app, self.sampling, self.server = build_app, sampling, server
         try:
             self.engine = start_engine(*load_model_and_tokenizer(model), server)
         except LoadError as error:  # the one error that a person has to read among Ray's own lines
             raise RuntimeError(str(error)) from error
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return build_app(self.engine, self.server, self.sampling)
+        return self.build_app(self.engine, self.server, self.sampling)
 
     def check_health(self) -> None:
         """Tell Ray, which asks from time to time, whether this replica must be replaced."""
@@ -73,6 +100,8 @@ def deploy(
     model: ModelArguments, sampling: SamplingArguments, server: ServerArguments, replicas: ReplicaArguments
 ) -> None:
     """Start the replicas on the Ray that this process is connected to, or replace those that run, one by one."""
+    from ray import serve
+
     serve.start(http_options={"host": server.host, "port": server.port})
     deployment = serve.deployment(
         serve.ingress()(Replica),
@@ -91,8 +120,15 @@ def deploy(
 def main() -> int:
     """Deploy the replicas, stay while they run here, and return the exit status."""
     model, sampling, server, replicas = parse_arguments(
-        __doc__, ModelArguments, SamplingArguments, ServerArguments, ReplicaArguments
+        Text(__doc__, CHINESE), ModelArguments, SamplingArguments, ServerArguments, ReplicaArguments
     )
+    if importlib.util.find_spec("ray") is None:
+        raise LoadError('serve_ray.py needs Ray Serve: pip install "ray[serve]"')
+    if not replicas.address:  # else model and port are those of other computers
+        server.check_address()
+        model.announce()
+    import ray  # takes seconds, as PyTorch does in the replicas
+
     code = {"working_dir": str(ROOT), "excludes": [".git", "tests", "resources"]} if replicas.address else None
     ray.init(address=replicas.address or "local", runtime_env=code, include_dashboard=False, log_to_driver=True)
     deploy(model, sampling, server, replicas)

@@ -9,163 +9,49 @@ Ctrl-C ends the program. Nothing is asked of other computers.
 """
 
 import sys
-import threading
-from dataclasses import dataclass, field, replace
-from typing import Literal
 
-import streamlit as st
-from streamlit import runtime
-from streamlit.web import bootstrap
+from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
+from loading.command_line import Text
+from pages.arguments import StreamlitArguments
 
-from engine import Answer, Engine
-from utils import (
-    ModelArguments,
-    SamplingArguments,
-    ServingArguments,
-    load_model_and_tokenizer,
-    parse_arguments,
-    run_main,
-)
-from web_content import (
-    ANSWER_ERRORS,
-    HISTORY_ROUNDS,
-    MODEL_NAME,
-    STREAMLIT,
-    TEXTS,
-    answer_markdown,
-    describe,
-    make_request,
-    question_markdown,
-    sliders,
-)
+CHINESE = """用 Streamlit 在浏览器里与 ChatGLM-6B 对话。
+
+    pip install streamlit
+    python web_demo2.py                              自带的迷你模型，http://127.0.0.1:8501
+    python web_demo2.py --model THUDM/chatglm-6b     真正的模型；--model 也可以是文件夹
+    streamlit run web_demo2.py -- --model PATH       同上，Streamlit 自己的选项写在 -- 之前
+
+Ctrl-C 终止程序。不访问其他计算机。
+"""
 
 
-@dataclass
-class PageArguments(ServingArguments):
-    """What only the Streamlit page has, beside where it listens."""
-
-    port: int = field(default=8501, metadata=ServingArguments.__dataclass_fields__["port"].metadata)
-    lang: Literal["auto", "zh", "en"] = field(
-        default="auto", metadata={"help": "language of the page: zh or en; auto follows the browser"}
-    )
-
-
-@st.cache_resource(show_spinner=False)
-def load_engine(arguments: ModelArguments, max_batch_size: int) -> Engine:
-    """Return the engine that answers everybody."""
-    return Engine(*load_model_and_tokenizer(arguments), max_batch_size=max_batch_size)
-
-
-@dataclass
-class Conversation:
-    """What one visitor has said and been told; kept from one run of the page to the next.
-
-    Attributes:
-        history: (question, answer) rounds.
-        answer: the last one, maybe still being generated.
-        answering: held meanwhile.
-    """
-
-    history: list[list[str]] = field(default_factory=list)
-    answer: Answer | None = None
-    answering: threading.Lock = field(default_factory=threading.Lock)
-
-    def stop(self) -> None:
-        """End a running answer and wait until the run of the page that shows it has kept it.
-
-        Streamlit starts the next run in another thread before the one before has noticed that it is over.
-        """
-        if self.answer is not None:
-            self.answer.cancel()
-        with self.answering:
-            pass
-
-
-def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
-    """Draw the page, and answer the question that was typed, if there is one.
-
-    Args:
-        engine: answers.
-        sampling: where the sliders stand at first, and what has no slider.
-        lang: language of the page: zh, en, or auto for the browser's.
-    """
-    st.set_page_config(page_title=MODEL_NAME)
-    if lang == "auto":
-        lang = "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
-    texts = TEXTS[lang]
-    conversation: Conversation = st.session_state.setdefault("conversation", Conversation())
-    conversation.stop()
-    with st.sidebar:
-        st.header(texts["settings"])
-        chosen = {
-            name: st.slider(texts[name], *slider, help=texts[f"{name}_info"], key=name)
-            for name, slider in sliders(sampling, engine.model.config.max_sequence_length).items()
-        }
-        if st.button(texts["clear"], width="stretch"):
-            conversation.history.clear()
-    st.title(MODEL_NAME)
-    for query, reply in conversation.history:
-        st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
-        st.chat_message("assistant").markdown(answer_markdown(reply, STREAMLIT))
-    if not conversation.history:
-        st.caption(texts["welcome"])
-    if query := st.chat_input(texts["placeholder"]):
-        st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
-        with st.chat_message("assistant"):
-            answer_question(engine, query, conversation, replace(sampling, **chosen), texts)
-
-
-def answer_question(
-    engine: Engine, query: str, conversation: Conversation, sampling: SamplingArguments, texts: dict[str, str]
-) -> None:
-    """Answer a question below those before it, as the answer is generated; keep the round, of a stopped one too."""
-    place, reply, history = st.empty(), "", conversation.history
-    try:
-        request, dropped = make_request(engine.tokenizer, query, history, sampling)
-        with conversation.answering:
-            answer = conversation.answer = engine.submit(request)
-            try:
-                for piece in answer:
-                    reply += piece.text
-                    place.markdown(answer_markdown(reply, STREAMLIT))
-            finally:  # also where Streamlit ends this run, because its visitor pressed Stop or left
-                answer.cancel()
-                if reply:
-                    history.append([query, reply])
-                    del history[:-HISTORY_ROUNDS]
-    except (*ANSWER_ERRORS, ValueError) as error:
-        st.error(question_markdown(describe(error, texts), STREAMLIT))
-        return
-    if dropped:
-        st.caption(texts["dropped"].format(dropped))
-    if answer.finish_reason == "length":
-        st.caption(texts["length"])
+def parse() -> tuple[ModelArguments, SamplingArguments, StreamlitArguments]:
+    """Parse the command line."""
+    return parse_arguments(Text(__doc__, CHINESE), ModelArguments, SamplingArguments, StreamlitArguments)
 
 
 def draw() -> None:
-    """Draw the page of the command line's arguments, in a process that Streamlit runs."""
-    model_arguments, sampling, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, PageArguments)
+    """Draw the page, in a process that Streamlit runs."""
+    model_arguments, sampling, arguments = parse()
+    from pages.streamlit_page import draw_page, load_engine
+
     draw_page(load_engine(model_arguments, arguments.max_batch_size), sampling, arguments.lang)
 
 
 def main() -> None:
     """Load the model, so that an error in that is told here, and have Streamlit run this file."""
-    model_arguments, _, arguments = parse_arguments(__doc__, ModelArguments, SamplingArguments, PageArguments)
+    model_arguments, _, arguments = parse()
+    arguments.check_address()
+    model_arguments.announce()
+    from pages.streamlit_page import load_engine, serve  # imports PyTorch and Streamlit, which takes seconds
+
     load_engine(model_arguments, arguments.max_batch_size)
-    options = {
-        "server_address": arguments.host,
-        "server_port": arguments.port,
-        "server_headless": True,
-        "server_fileWatcherType": "none",
-        "browser_gatherUsageStats": False,
-        "client_toolbarMode": "minimal",
-    }
-    bootstrap.load_config_options(options)
-    bootstrap.run(__file__, False, sys.argv[1:], options)
+    serve(__file__, arguments)
 
 
 if __name__ == "__main__":
-    if runtime.exists():
+    streamlit = sys.modules.get("streamlit")  # there, where it runs this file
+    if streamlit is not None and streamlit.runtime.exists():
         draw()
     else:
         run_main(main)

@@ -30,6 +30,7 @@ from .answer_text import AnswerText, process_response
 from .cache import CACHE_NAME, ChatGLMCache, one_cache
 from .positions import PromptLayout
 from .sampler import InvalidLogitsError, Sampler, foreign_tokens, sample
+from .sampling import MAX_LENGTH, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P, check_sampling
 from .tokenization_chatglm import ChatGLMTokenizer
 
 logger = logging.get_logger(__name__)
@@ -383,11 +384,11 @@ class ChatMixin:
         tokenizer: ChatGLMTokenizer,
         query: str,
         history: Sequence[Sequence[str]] | None = None,
-        max_length: int | None = 2048,
+        max_length: int | None = MAX_LENGTH,
         num_beams: int = 1,
         do_sample: bool = True,
-        top_p: float = 0.7,
-        temperature: float = 0.95,
+        top_p: float = TOP_P,
+        temperature: float = TEMPERATURE,
         logits_processor: Sequence[LogitsProcessor] | None = None,
         map_punctuation: bool = True,
         on_dropped_rounds: Callable[[int], None] | None = None,
@@ -442,10 +443,10 @@ class ChatMixin:
         tokenizer: ChatGLMTokenizer,
         query: str,
         history: Sequence[Sequence[str]] | None = None,
-        max_length: int | None = 2048,
+        max_length: int | None = MAX_LENGTH,
         do_sample: bool = True,
-        top_p: float = 0.7,
-        temperature: float = 0.95,
+        top_p: float = TOP_P,
+        temperature: float = TEMPERATURE,
         logits_processor: Sequence[LogitsProcessor] | None = None,
         map_punctuation: bool = True,
         on_dropped_rounds: Callable[[int], None] | None = None,
@@ -499,8 +500,7 @@ class ChatMixin:
             **generation: of `_answer_ids`.
         """
         limit = min(max_length or self.config.max_sequence_length, self.config.max_sequence_length)
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        check_sampling(max_new_tokens=max_new_tokens)
         prompt_ids, dropped = tokenizer.encode_chat(query, history, max_length=limit)
         if dropped and on_dropped_rounds is not None:
             on_dropped_rounds(dropped)
@@ -527,8 +527,8 @@ class ChatMixin:
         temperature: float,
         logits_processor: Sequence[LogitsProcessor] | None,
         num_beams: int = 1,
-        top_k: int = 50,
-        repetition_penalty: float = 1.0,
+        top_k: int = TOP_K,
+        repetition_penalty: float = REPETITION_PENALTY,
         language: str | None = None,
         seed: int | None = None,
         **library,

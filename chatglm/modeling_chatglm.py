@@ -36,6 +36,7 @@ from .positions import AttentionPlan, PromptLayout, apply_rotary, rotary_tables
 from .quantization import BlockQuantizer, QuantizedLinear, tie_quantized_embeddings
 from .quantization import quantize as quantize_layers
 from .sampler import Sampler  # noqa: F401
+from .sampling import TEMPERATURE  # noqa: F401
 from .tokenization_chatglm import ChatGLMTokenizer  # noqa: F401
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from . import cpu_kernels, cuda_kernels
+from .bits import check_bits
 
-BITS = (4, 8)
 # The matrices of a block that the original quantises, by their path in the block.
 BLOCK_LINEARS = (
     ("attention", "query_key_value"),
@@ -37,16 +37,6 @@ ROWS_AT_ONCE = 4096
 GRADIENT_ROWS_AT_ONCE = 64
 # Logits that are computed again exactly, for each row of them; where more are close, the largest is not worth telling.
 REFINED_AT_MOST = 256
-
-
-def check_bits(bits: int) -> None:
-    """Refuse bit widths other than 4 and 8.
-
-    Raises:
-        ValueError: another width.
-    """
-    if bits not in BITS:
-        raise ValueError(f"quantization_bit must be 4 or 8, got {bits}")
 
 
 def is_intercepted(module: nn.Module) -> bool:

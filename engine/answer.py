@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatglm import ChatGLMTokenizer
-from utils import CHAT_DEFAULTS
+from chatglm.sampling import REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
 
 
 class EngineError(Exception):
@@ -58,10 +58,10 @@ class Request:
 
     prompt_ids: list[int]
     max_tokens: int | None = None
-    temperature: float = CHAT_DEFAULTS["temperature"]
-    top_k: int = 50
-    top_p: float = CHAT_DEFAULTS["top_p"]
-    repetition_penalty: float = 1.0
+    temperature: float = TEMPERATURE
+    top_k: int = TOP_K
+    top_p: float = TOP_P
+    repetition_penalty: float = REPETITION_PENALTY
     language: str | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()

@@ -8,9 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from chatglm import ChatGLMCache
 from chatglm.cache import CACHE_STEP
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
 
 
 FREE_SHARE = 0.7  # of the free memory is for running answers; prompts being read and programs beside need some, too
-
-
-def free_memory(model: nn.Module) -> int:
-    """Return the bytes that are free where a model's keys and values go: its GPUs', or main memory (Apple's, too)."""
-    gpus = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
-    if gpus:
-        return len(gpus) * min(torch.cuda.mem_get_info(device)[0] for device in gpus)
-    return psutil.virtual_memory().available
 
 
 @dataclass

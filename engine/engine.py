@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
 from chatglm.generation_chatglm import end_token_ids
 from chatglm.sampler import sample
+from loading.devices import free_memory
 
 from .answer import (
     Answer,
@@ -27,7 +28,7 @@ from .answer import (
     StepError,
     TokenProbability,
 )
-from .cache import FREE_SHARE, BatchCache, SetAside, free_memory
+from .cache import FREE_SHARE, BatchCache, SetAside
 from .prompts import Prefill, PromptCache
 from .rows import Row, token_probabilities
 

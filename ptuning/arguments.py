@@ -1,19 +1,21 @@
 """The arguments of training and evaluation: the original's names and meanings on today's library."""
 
+import argparse
 import re
 from dataclasses import dataclass, field
 
-from transformers import Seq2SeqTrainingArguments
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-import utils
-from adapters import LORA_TARGETS
+from chatglm.sampling import TEMPERATURE, TOP_P
+from loading import arguments
+from loading.adapters import LORA_TARGETS
 
 # compat: flags of the original's library that today's has under another name
 RENAMED = {"evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu"}
 
 
 @dataclass
-class ModelArguments(utils.ModelArguments):
+class ModelArguments(arguments.ModelArguments):
     """Which checkpoint is trained, and which of its parts."""
 
     pre_seq_len: int | None = field(
@@ -78,7 +80,8 @@ class DataArguments:
     )
     num_beams: int = field(default=1, metadata={"help": "beams of the search when answering; 1 and up"})
     do_sample: bool = field(
-        default=False, metadata={"help": "draw answers (top_p 0.7, temperature 0.95) instead of taking the likeliest"}
+        default=False,
+        metadata={"help": f"sample answers (top_p {TOP_P}, temperature {TEMPERATURE}), do not take the likeliest"},
     )
     evaluate_before: bool = field(
         default=False, metadata={"help": "measure the base, too, and write a before/after table"}
@@ -121,6 +124,32 @@ class TrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f"save_total_limit must be at least 1, got {self.save_total_limit}")
         self.logging_nan_inf_filter = False  # a loss that is not finite stops the run
         super().__post_init__()
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Show the script's docstring as it is written, and each flag's default, where its help does not say it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        says_it = action.default is None or "(default" in (action.help or "")
+        return (action.help or "") if says_it else super()._get_help_string(action)
+
+
+def parse_training_arguments(
+    description: str, words: list[str]
+) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """Parse the trainer's command line into `ModelArguments`, `DataArguments` and `TrainingArguments`.
+
+    By the library's parser, as its own arguments are more than a hundred.
+
+    Flags may be written with dashes or underscores. A wrong value ends the process: one line, exit status 2.
+    """
+    types = ModelArguments, DataArguments, TrainingArguments
+    parser = HfArgumentParser(types, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+    words = [re.sub(r"^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in words]
+    try:
+        return parser.parse_args_into_dataclasses(translate(words), look_for_args_file=False)
+    except ValueError as error:  # from a dataclass's own checks, or for a flag that does not exist
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
 def translate(words: list[str]) -> list[str]:

@@ -23,11 +23,17 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a script: its own folder, whose names are short, gives way to the project's
     sys.path[0] = str(ROOT)
 
-import adapters  # noqa: E402
-import utils  # noqa: E402
-from checkpoint import LoadError  # noqa: E402
+from loading import adapters  # noqa: E402
+from loading.arguments import run_main  # noqa: E402
+from loading.checkpoint import LoadError  # noqa: E402
+from loading.load import load_model_and_tokenizer  # noqa: E402
 from ptuning import data, evaluation  # noqa: E402
-from ptuning.arguments import DataArguments, ModelArguments, TrainingArguments, translate  # noqa: E402
+from ptuning.arguments import (  # noqa: E402
+    DataArguments,
+    ModelArguments,
+    TrainingArguments,
+    parse_training_arguments,
+)
 from ptuning.trainer import SAVING_FOLDER, ChatGLMTrainer, TrainingError, checkpoints  # noqa: E402
 
 EXPECTED_ERRORS = (data.DataError, TrainingError)
@@ -77,7 +83,7 @@ def load(model_arguments: ModelArguments, training: TrainingArguments) -> tuple:
     wants_adapter = model_arguments.pre_seq_len or model_arguments.lora_rank or model_arguments.ptuning_checkpoint
     if training.do_train and not wants_adapter and model_arguments.dtype == "auto":
         model_arguments.dtype = "float32"  # weights that are trained; --bf16 and --fp16 say what is computed in
-    model, tokenizer = utils.load_model_and_tokenizer(model_arguments)
+    model, tokenizer = load_model_and_tokenizer(model_arguments)
     transformers.set_seed(training.seed)
     length = model_arguments.pre_seq_len
     if length and not adapters.has_adapter(model):
@@ -212,10 +218,8 @@ def run(model_arguments: ModelArguments, files: DataArguments, training: Trainin
 
 def main() -> int | None:
     """Parse the command line and run."""
-    words = translate(sys.argv[1:])
-    types = ModelArguments, DataArguments, TrainingArguments
     try:
-        run(*utils.parse_arguments(__doc__, *types, arguments=words))
+        run(*parse_training_arguments(__doc__, sys.argv[1:]))
     except EXPECTED_ERRORS as error:
         raise LoadError(str(error)) from error
     finally:
@@ -224,4 +228,4 @@ def main() -> int | None:
 
 
 if __name__ == "__main__":
-    utils.run_main(main)
+    run_main(main)

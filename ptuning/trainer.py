@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from transformers import Seq2SeqTrainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-import adapters
-from checkpoint import PREFIX_FILE, check_base, read_header, read_prefix
-from utils import LOADING_ERRORS
+from loading import adapters
+from loading.adapters import check_prefix_base, read_prefix
+from loading.load import LOADING_ERRORS
 
 STATE_FILE = "trainer_state.json"
 SAVING_FOLDER = ".saving"
@@ -157,7 +157,7 @@ class ChatGLMTrainer(Seq2SeqTrainer):
             if adapters.lora_layers(self.model):
                 adapters.load_lora_weights(self.model, folder)
             else:
-                check_base(folder / PREFIX_FILE, read_header(folder / PREFIX_FILE), self.model)
+                check_prefix_base(folder, self.model)
                 prefix = read_prefix(folder, self.model.config)
                 self.model.transformer.prefix_encoder.load_state_dict(prefix)
         except LOADING_ERRORS as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import web_demo  # noqa: E402
-from utils import run_main  # noqa: E402
+from loading.arguments import run_main  # noqa: E402
 
 if __name__ == "__main__":
     run_main(lambda: web_demo.main(__doc__))

@@ -23,7 +23,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from web_content import EXAMPLES  # noqa: E402
+from pages.texts import EXAMPLES  # noqa: E402
 
 LANGUAGE, LOCALE = "zh", "zh-CN"
 GREETING = ("你好", "晚上睡不着应该怎么办")

@@ -1,4 +1,4 @@
-"""The API server's parts; `api.py` puts them together.
+"""The API server's parts; `app` puts them together.
 
 - `protocol`: requests and answers as JSON, the original's and OpenAI's, and how roles become the model's rounds.
 - `gate`: what comes before every route: the key, the body's size, JSON whatever type it is sent as.
@@ -7,4 +7,5 @@
 - `original_routes`, `openai_routes`, `glm_bot`: the routes.
 - `monitoring`: `/health`, and `/metrics` for Prometheus.
 - `arguments`: the flags.
+- `app`: the application, the engine behind it, and how they are served and ended.
 """

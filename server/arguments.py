@@ -2,37 +2,67 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
-from utils import ServingArguments
+from loading.arguments import ServingArguments
+from loading.command_line import Text, flag
 
 
 @dataclass
 class ServerArguments(ServingArguments):
     """What only the server has, beside where it listens."""
 
-    api_key: str = field(
-        default="", metadata={"help": "key that clients must send as `Authorization: Bearer`; also CHATGLM_API_KEY"}
+    title: ClassVar[Text] = Text("server", "服务器")
+
+    api_key: str = flag(
+        "",
+        Text(
+            "key that clients must send as `Authorization: Bearer`; also CHATGLM_API_KEY in the environment",
+            "客户端须以 `Authorization: Bearer` 发送的密钥；也可用环境变量 CHATGLM_API_KEY",
+        ),
+        metavar="KEY",
     )
-    allow_origin: str = field(
-        default="", metadata={"help": "origins, by commas, whose pages may call the server (CORS); * is all"}
+    allow_origin: str = flag(
+        "",
+        Text(
+            "origins, by commas, whose pages may call the server (CORS); * is all",
+            "允许哪些来源的网页调用（CORS），逗号分隔；* 为全部",
+        ),
+        metavar="ORIGINS",
     )
-    max_queue: int = field(default=256, metadata={"help": "requests that may wait besides; 0 and up"})
-    queue_timeout: float = field(default=120.0, metadata={"help": "seconds that a request may wait for its turn"})
-    request_timeout: float = field(default=600.0, metadata={"help": "seconds that a request may take altogether"})
-    drain_seconds: float = field(default=30.0, metadata={"help": "seconds that answers may run on after SIGTERM"})
-    max_body_bytes: int = field(default=1 << 20, metadata={"help": "largest request body, in bytes"})
-    prompt_cache_mb: int = field(default=256, metadata={"help": "memory for prompts that are asked again, in MiB"})
-    cache_mb: int = field(
-        default=0,
-        metadata={
-            "help": "memory for the running answers' keys and values, in MiB; 0: 70 %% of what is free at the start"
-        },
+    max_queue: int = flag(256, Text("requests that may wait besides; 0 and up", "此外可排队的请求数；0 以上"))
+    queue_timeout: float = flag(
+        120.0, Text("seconds that a request may wait for its turn; 0 and up", "请求排队的最长秒数；0 以上")
     )
-    served_model_name: str = field(default="chatglm-6b", metadata={"help": "name in /v1/models"})
-    strict_model_names: bool = field(default=False, metadata={"help": "refuse requests for other model names"})
-    log_conversations: bool = field(default=False, metadata={"help": "write prompts and answers to the log"})
-    glm_bot: bool = field(default=False, metadata={"help": "also serve glm-bot's routes: /chat, /clear, /chatglm"})
+    request_timeout: float = flag(
+        600.0, Text("seconds that a request may take altogether; 0 and up", "请求总计的最长秒数；0 以上")
+    )
+    drain_seconds: float = flag(
+        30.0,
+        Text("seconds that answers may run on after SIGTERM; 0 and up", "收到 SIGTERM 后回答可继续的秒数；0 以上"),
+    )
+    max_body_bytes: int = flag(
+        1 << 20, Text("largest request body, in bytes; 1024 and up", "请求体的最大字节数；1024 以上")
+    )
+    prompt_cache_mb: int = flag(
+        256,
+        Text("memory for prompts that are asked again, in MiB; 0 and up", "缓存重复提问所用的内存，MiB；0 以上"),
+    )
+    cache_mb: int = flag(
+        0,
+        Text(
+            "memory for the running answers' keys and values, in MiB; 0: 70 %% of what is free at the start",
+            "正在生成的回答的键值缓存所用内存，MiB；0：启动时空闲内存的 70 %%",
+        ),
+    )
+    served_model_name: str = flag("chatglm-6b", Text("name in /v1/models", "/v1/models 中的名称"), metavar="NAME")
+    strict_model_names: bool = flag(False, Text("refuse requests for other model names", "拒绝其他模型名的请求"))
+    log_conversations: bool = flag(False, Text("write prompts and answers to the log", "把提问和回答写入日志"))
+    glm_bot: bool = flag(
+        False,
+        Text("also serve glm-bot's routes: /chat, /clear, /chatglm", "同时提供 glm-bot 的路由"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 import engine as serving
 from chatglm import PromptTooLongError
 from engine import Answer, Engine, Piece
-from utils import SamplingArguments
+from loading.arguments import SamplingArguments
 
 from .arguments import ServerArguments
 from .errors import client_gone

@@ -17,6 +17,7 @@ import torch
 from test_tokenization_chatglm import CONTROL_TOKENS, FORMATTING_TOKENS, write_folder, write_vocabulary
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from chatglm.answer_text import SettledText
 from engine import Answer, Engine, Request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,17 +50,19 @@ class ReplayModel:
     def stream_chat(
         self, tokenizer: object, query: str, history: History, on_dropped_rounds: Callable[[int], None], **keywords
     ) -> Iterator[tuple[str, History]]:
-        """Yield (answer so far, history with it), each as the real model's `process_response` makes it."""
+        """Yield (answer so far, history with it), each in the final pieces in which the real model yields it."""
         self.calls.append((query, list(history), keywords))
         answer = self.answers.pop(0)
         text = answer if isinstance(answer, str) else answer(query, history)
         if self.dropped and (dropped := self.dropped.pop(0)):
             on_dropped_rounds(dropped)
         try:
+            response, settled = "", SettledText()
             for end in range(1, len(text) + 1):
                 time.sleep(self.seconds)
-                response = ChatGLMForConditionalGeneration.process_response(text[:end])
-                yield response, [*history, (query, response)]
+                if piece := settled.put(text[end - 1], ended=end == len(text)):
+                    response += piece
+                    yield response, [*history, (query, response)]
         finally:
             self.closed += 1
 

@@ -17,11 +17,12 @@ from serving import ServerProcess, client, frames, serving, wait_until, write_li
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 
-import api  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
 from engine import Engine  # noqa: E402
+from loading.arguments import SamplingArguments, parse_arguments  # noqa: E402
+from server import app as api  # noqa: E402
+from server.arguments import ServerArguments  # noqa: E402
 from server.protocol import Message, now, to_rounds  # noqa: E402
-from utils import SamplingArguments, parse_arguments  # noqa: E402
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "你好"}]
@@ -40,7 +41,7 @@ class Server:
     def __init__(self, checkpoint, arguments: dict, sampling: dict, **engine) -> None:
         self.model, self.tokenizer, _ = checkpoint
         self.engine = Engine(self.model, self.tokenizer, **engine)
-        arguments, sampling = api.ServerArguments(**arguments), SamplingArguments(**sampling)
+        arguments, sampling = ServerArguments(**arguments), SamplingArguments(**sampling)
         self.running = serving(api.build_app(self.engine, arguments, sampling))
         self.address = self.running.__enter__()
         self.http = client(self.address)
@@ -620,9 +621,9 @@ def test_documentation(server):
 def test_arguments_are_checked(capsys):
     for words in (["--port", "99999"], ["--max-batch-size", "0"], ["--drain-seconds", "-1"]):
         with pytest.raises(SystemExit):
-            parse_arguments("", api.ServerArguments, arguments=words)
+            parse_arguments("", ServerArguments, arguments=words)
     assert "port must be from 0 to 65535, got 99999" in capsys.readouterr().err
-    (parsed,) = parse_arguments("", api.ServerArguments, arguments=[])
+    (parsed,) = parse_arguments("", ServerArguments, arguments=[])
     assert (parsed.host, parsed.port, parsed.allow_origin) == ("127.0.0.1", 8000, "")
 
 

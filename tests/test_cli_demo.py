@@ -15,11 +15,13 @@ from replay import ROOT, ReplayModel, Terminal, write_small_checkpoint
 
 import cli_demo
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
-from utils import run_main
+from loading.arguments import run_main
+from pages import terminal as terminal_chat
+from pages.texts import TERMINAL_TEXTS
 
 
-def chat_with(model, tokenizer=None, lang="zh", **keywords) -> cli_demo.Chat:
-    return cli_demo.Chat(model, tokenizer, keywords, cli_demo.TEXTS[lang])
+def chat_with(model, tokenizer=None, lang="zh", **keywords) -> terminal_chat.Chat:
+    return terminal_chat.Chat(model, tokenizer, keywords, TERMINAL_TEXTS[lang])
 
 
 def fail_with(error: Exception):
@@ -41,8 +43,8 @@ def small(tmp_path_factory):
 
 
 def test_texts_have_the_same_keys_in_both_languages():
-    assert cli_demo.TEXTS["zh"].keys() == cli_demo.TEXTS["en"].keys()
-    assert cli_demo.TEXTS["zh"]["user"] == "用户：" and cli_demo.TEXTS["zh"]["model"] == "ChatGLM-6B："
+    assert TERMINAL_TEXTS["zh"].keys() == TERMINAL_TEXTS["en"].keys()
+    assert TERMINAL_TEXTS["zh"]["user"] == "用户：" and TERMINAL_TEXTS["zh"]["model"] == "ChatGLM-6B："
 
 
 def test_ask_writes_the_answer_and_keeps_the_round(capsys):
@@ -68,7 +70,7 @@ def test_ask_never_takes_back_what_it_wrote(monkeypatch, capsys):
 
 def test_ask_writes_each_character_when_it_is_settled(monkeypatch):
     pieces = []
-    monkeypatch.setattr(cli_demo, "write", pieces.append)
+    monkeypatch.setattr(terminal_chat, "write", pieces.append)
     chat_with(ReplayModel(["1,2中,3:中"])).ask("问")
     assert pieces == ["1", ",2", "中", "，", "3", "：中", "\n"]
 
@@ -82,7 +84,7 @@ def test_ask_keeps_what_was_said_when_interrupted(monkeypatch, capsys):
         if len(written) == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_demo, "write", interrupt_after_four)
+    monkeypatch.setattr(terminal_chat, "write", interrupt_after_four)
     chat = chat_with(model)
     with pytest.raises(KeyboardInterrupt):
         chat.ask("问")
@@ -107,7 +109,7 @@ def test_ask_ends_the_generation_when_interrupted(small, monkeypatch):
         if len(written) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli_demo, "write", interrupt_at_once)
+    monkeypatch.setattr(terminal_chat, "write", interrupt_at_once)
     steps = []
     hook = model.register_forward_hook(lambda *_: steps.append(1))
     with pytest.raises(KeyboardInterrupt):
@@ -124,11 +126,11 @@ def test_ask_drops_the_rounds_that_the_model_dropped_and_says_so_once(capsys):
     for query in "甲乙丙":
         chat.ask(query)
     assert chat.history == [("丙", "三")]
-    assert capsys.readouterr().err.count(cli_demo.TEXTS["zh"]["dropped"]) == 1
+    assert capsys.readouterr().err.count(TERMINAL_TEXTS["zh"]["dropped"]) == 1
     chat.clear()
     chat.ask("丁")
     chat.ask("戊")
-    assert capsys.readouterr().err.count(cli_demo.TEXTS["zh"]["dropped"]) == 1
+    assert capsys.readouterr().err.count(TERMINAL_TEXTS["zh"]["dropped"]) == 1
 
 
 def test_ask_over_many_rounds_stays_within_the_limit(small, capsys):
@@ -141,7 +143,7 @@ def test_ask_over_many_rounds_stays_within_the_limit(small, capsys):
         longest = max(longest, len(chat.history))
         assert chat.history[-1][0] == f"今天天气很好 {number}"
     assert longest < 12
-    assert capsys.readouterr().err.count(cli_demo.TEXTS["zh"]["dropped"]) == 1
+    assert capsys.readouterr().err.count(TERMINAL_TEXTS["zh"]["dropped"]) == 1
 
 
 def test_ask_gives_what_chat_gives(small, capsys):
@@ -163,7 +165,7 @@ def test_write_keeps_control_characters_from_a_terminal_only(monkeypatch):
     text = "a\x1b[2Jb\x07c\r\n\t中\x9b"
     for stream, expected in ((TerminalText(), "a[2Jbc\n\t中"), (io.StringIO(), text)):
         monkeypatch.setattr(sys, "stdout", stream)
-        cli_demo.write(text)
+        terminal_chat.write(text)
         assert stream.getvalue() == expected
 
 
@@ -172,7 +174,7 @@ def test_write_keeps_control_characters_from_a_terminal_only(monkeypatch):
 
 def answers_to(monkeypatch, capsys, text: str, model, lang="zh") -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
-    status = cli_demo.answer_lines(chat_with(model, lang=lang))
+    status = terminal_chat.answer_lines(chat_with(model, lang=lang))
     return status, *capsys.readouterr()
 
 
@@ -203,7 +205,7 @@ def test_answer_lines_goes_on_after_an_error(monkeypatch, capsys, error):
 
 
 def test_too_long_a_question_is_told_in_both_languages():
-    for lang, texts in cli_demo.TEXTS.items():
+    for lang, texts in TERMINAL_TEXTS.items():
         told = chat_with(None, lang=lang).describe(PromptTooLongError(3000, 2048))
         assert told == texts["too_long"].format(3000, 2048) and "--max-length" in told
 
@@ -212,7 +214,7 @@ def test_answer_lines_says_that_a_question_is_too_long(small, monkeypatch, capsy
     model, tokenizer, _ = small
     monkeypatch.setattr(sys, "stdin", io.StringIO("公园散步" * 200 + "\n今天\n"))
     chat = chat_with(model, tokenizer, max_length=50, temperature=0)
-    assert cli_demo.answer_lines(chat) == 1
+    assert terminal_chat.answer_lines(chat) == 1
     out, err = capsys.readouterr()
     assert err.startswith("问题有 ") and " 50，" in err
     assert [query for query, _ in chat.history] == ["今天"] and len(out.splitlines()) >= 2
@@ -269,9 +271,12 @@ def test_pipe_whose_reader_leaves_ends_quietly(small, tmp_path):
 # In a terminal
 
 REPLAY = """
-import cli_demo, replay, utils
+import replay
+from pages import terminal as terminal_chat
+from pages.texts import TERMINAL_TEXTS
+from loading.arguments import run_main
 model = replay.ReplayModel({answers}, seconds={seconds})
-utils.run_main(lambda: cli_demo.converse(cli_demo.Chat(model, None, {{}}, cli_demo.TEXTS["zh"])))
+run_main(lambda: terminal_chat.converse(terminal_chat.Chat(model, None, {{}}, TERMINAL_TEXTS["zh"])))
 """
 HISTORY = "lambda query, history: query + repr(history)"
 

@@ -12,10 +12,11 @@ from serving import client, serving, write_lively_checkpoint
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 
-import api  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
 from engine import Engine  # noqa: E402
-from utils import SamplingArguments  # noqa: E402
+from loading.arguments import SamplingArguments  # noqa: E402
+from server import app as api  # noqa: E402
+from server.arguments import ServerArguments  # noqa: E402
 
 MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -36,7 +37,7 @@ def engine(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(engine):
     sampling = SamplingArguments(max_new_tokens=40)  # the random model's answers often go on to the model's limit
-    with serving(api.build_app(engine, api.ServerArguments(glm_bot=True), sampling)) as found:
+    with serving(api.build_app(engine, ServerArguments(glm_bot=True), sampling)) as found:
         yield found
 
 

@@ -28,6 +28,7 @@ from chatglm.cache import CACHE_STEP
 from engine import Engine, Request, chat_request
 from engine.cache import BatchCache
 from engine.prompts import Prefill
+from loading.devices import free_memory
 
 QUESTIONS = ["你好", "1 + 1", "hello there", "天气怎么样？", "a", "晚上睡不着应该怎么办", "x y z", "北京在哪里"]
 
@@ -442,7 +443,7 @@ def test_an_answer_alone_runs_whatever_the_limit(checkpoint, engines):
 
 
 def test_free_memory_is_the_computers(checkpoint):
-    assert 0 < serving_engine.cache.free_memory(checkpoint[0]) < psutil.virtual_memory().total
+    assert 0 < free_memory(checkpoint[0]) < psutil.virtual_memory().total
 
 
 # Leaving early

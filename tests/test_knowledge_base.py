@@ -14,9 +14,9 @@ from serving import serving, write_lively_checkpoint
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 pytest.importorskip("langchain_openai", reason="langchain-openai is not installed")
 
-import api  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
 from engine import Engine  # noqa: E402
+from server import app as api  # noqa: E402
 
 NOTES = "Apples are red.\n\nThe river Nile is long.\n\nWhales sing."
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-import utils
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_kernels
 from chatglm.cache import ChatGLMCache
 from chatglm.positions import AttentionPlan, rotary_tables
+from loading import devices
 
 SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_layers": 2, "num_attention_heads": 2, "bos_token_id": 104}
 
@@ -21,12 +21,12 @@ SHAPE = {"vocab_size": 128, "hidden_size": 32, "num_layers": 2, "num_attention_h
 def test_mps_is_asked_whether_it_computes_in_half(monkeypatch):
     """Where PyTorch cannot compute on mps at all, as here, the answer is no; where it gives NaN, too."""
     if not torch.backends.mps.is_available():
-        assert not utils.mps_computes_in_half()
+        assert not devices.mps_computes_in_half()
     make = torch.ones
     monkeypatch.setattr(torch, "ones", lambda *shape, device, **more: make(*shape, **more))
-    assert utils.mps_computes_in_half()
+    assert devices.mps_computes_in_half()
     monkeypatch.setattr(torch, "ones", lambda *shape, device, **more: make(*shape, **more) * torch.nan)
-    assert not utils.mps_computes_in_half()
+    assert not devices.mps_computes_in_half()
 
 
 @pytest.mark.parametrize("bits", [8, 4])

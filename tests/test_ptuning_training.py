@@ -24,11 +24,12 @@ from safetensors.torch import load_file
 for package in ("datasets", "peft", "rouge_chinese"):
     pytest.importorskip(package, reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
 
-import adapters  # noqa: E402
-import utils  # noqa: E402
-from checkpoint import PREFIX_FILE  # noqa: E402
+from loading import adapters  # noqa: E402
+from loading.adapters import PREFIX_FILE  # noqa: E402
+from loading.arguments import ModelArguments, run_main  # noqa: E402
+from loading.load import load_model_and_tokenizer  # noqa: E402
 from ptuning import main, trainer  # noqa: E402
-from ptuning.arguments import translate  # noqa: E402
+from ptuning.arguments import parse_training_arguments  # noqa: E402
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["ptuning.main", "ptuning.trainer"])
@@ -58,15 +59,7 @@ def rows(tmp_path_factory):
 
 
 def run_here(*flags: str) -> None:
-    main.run(
-        *utils.parse_arguments(
-            "",
-            main.ModelArguments,
-            main.DataArguments,
-            main.TrainingArguments,
-            arguments=translate([str(flag) for flag in flags]),
-        )
-    )
+    main.run(*parse_training_arguments("", [str(flag) for flag in flags]))
 
 
 def child(flags: list[str], environment: dict[str, str], kill: tuple[str, int] | None, log: str) -> None:
@@ -86,7 +79,7 @@ def child(flags: list[str], environment: dict[str, str], kill: tuple[str, int] |
 
         setattr(trainer.ChatGLMTrainer, name, killing)
     sys.argv = ["main.py", *flags]
-    utils.run_main(main.main)
+    run_main(main.main)
 
 
 def run(folder: Path, *flags, environment: dict[str, str] | None = None, kill=None):
@@ -188,7 +181,7 @@ def test_deepspeed_gives_the_loss_curve_of_one_process_and_resumes(base, rows, t
     finish(*run(tmp_path / "one", *flags, "--max_steps", 4, "--gradient_accumulation_steps", 2))
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-3)
     loaded, plain = (
-        utils.load_model_and_tokenizer(utils.ModelArguments(str(tmp_path / name), "cpu"))[0] for name in ("two", "one")
+        load_model_and_tokenizer(ModelArguments(str(tmp_path / name), "cpu"))[0] for name in ("two", "one")
     )
     torch.testing.assert_close(loaded.lm_head.weight, plain.lm_head.weight, atol=2e-3, rtol=1e-2)
 
@@ -240,13 +233,11 @@ def test_lora_and_full_runs_learn_and_resume(base, tmp_path, kind):
     assert losses(folder) == pytest.approx(curve, abs=1e-4) and curve[-1] < curve[0] - 0.01
     assert len(trainer.checkpoints(folder)) == 2
     if kind[0] == "--lora_rank":
-        loaded, _ = utils.load_model_and_tokenizer(
-            utils.ModelArguments(str(base), "cpu", ptuning_checkpoint=str(folder))
-        )
+        loaded, _ = load_model_and_tokenizer(ModelArguments(str(base), "cpu", ptuning_checkpoint=str(folder)))
         assert len(adapters.lora_layers(loaded)) == 8 and not (folder / "model.safetensors").exists()
     else:
-        loaded, _ = utils.load_model_and_tokenizer(utils.ModelArguments(str(folder), "cpu"))
-        plain, _ = utils.load_model_and_tokenizer(utils.ModelArguments(str(base), "cpu"))
+        loaded, _ = load_model_and_tokenizer(ModelArguments(str(folder), "cpu"))
+        plain, _ = load_model_and_tokenizer(ModelArguments(str(base), "cpu"))
         assert not torch.equal(loaded.lm_head.weight, plain.lm_head.weight)
 
 
@@ -340,5 +331,4 @@ def test_shell_scripts_give_flags_that_exist(script):
     command = text[text.index("main.py") :].replace("\\\n", " ").split()[1:-1]
     command = [word.strip('"').replace("$LR", "0.1").replace("$PRE_SEQ_LEN", "2") for word in command]
     command = [word for word in command if word not in ("$SHARDING", "--bf16")]
-    utils.parse_arguments("", main.ModelArguments, main.DataArguments, main.TrainingArguments,
-                          arguments=translate([*command, "--device", "cpu"]))  # fmt: skip
+    parse_training_arguments("", [*command, "--device", "cpu"])

@@ -11,8 +11,9 @@ import pytest
 from replay import change_json, write_small_checkpoint
 
 import quantize
-import utils
 from chatglm import ChatGLMTokenizer
+from loading.arguments import ModelArguments, run_main
+from loading.load import load_model_and_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     """Run the script; return its exit status and what it wrote to both streams."""
     monkeypatch.setattr(sys, "argv", ["quantize.py", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
-        utils.run_main(quantize.main)
+        run_main(quantize.main)
     return ended.value.code, *capsys.readouterr()
 
 
@@ -43,13 +44,13 @@ def test_converted_checkpoint_chats(source, tmp_path, monkeypatch, capsys, flags
         flags = [*flags, "--calibration", tmp_path / "dialogues.jsonl", "--device", "cpu"]
     status, out, err = run(monkeypatch, capsys, source, tmp_path / "target", *flags)
     bits = 8 if "8" in flags else 4
-    assert status in (0, None) and f"GB of weights, {bits} bits" in out
-    model, tokenizer = utils.load_model_and_tokenizer(utils.ModelArguments(str(tmp_path / "target"), device="cpu"))
+    assert status in (0, None) and f"MB of weights, {bits} bits" in out
+    model, tokenizer = load_model_and_tokenizer(ModelArguments(str(tmp_path / "target"), device="cpu"))
     assert isinstance(tokenizer, ChatGLMTokenizer)
     assert model.config.quantization_bit == bits
     assert model.config.quantization_embeddings == ("--quantize-embeddings" in flags)
     answer, _ = model.chat(tokenizer, "今天", do_sample=False, max_length=24)
-    float_model, _ = utils.load_model_and_tokenizer(utils.ModelArguments(str(source), device="cpu"))
+    float_model, _ = load_model_and_tokenizer(ModelArguments(str(source), device="cpu"))
     expected, _ = float_model.quantize(bits).chat(tokenizer, "今天", do_sample=False, max_length=24)
     if not flags or "8" in flags:
         assert answer == expected

@@ -9,22 +9,25 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-import api
-import cli_demo
 import quantize
-import utils
-import web_demo
+from loading.arguments import ModelArguments, SamplingArguments, parse_arguments
+from loading.command_line import build_parser
+from loading.load import load_model_and_tokenizer
+from pages.arguments import PageArguments, TerminalArguments
+from server import app as api
+from server.arguments import ServerArguments
 
 ROOT = Path(__file__).resolve().parent.parent
 READMES = [ROOT / "README.md", ROOT / "README_zh.md"]
-PAGE = (utils.ModelArguments, utils.SamplingArguments, web_demo.PageArguments)
+PAGE = (ModelArguments, SamplingArguments, PageArguments)
 ARGUMENTS = {
-    "cli_demo.py": (utils.ModelArguments, utils.SamplingArguments, cli_demo.ChatArguments),
-    "api.py": (utils.ModelArguments, utils.SamplingArguments, api.ServerArguments),
+    "cli_demo.py": (ModelArguments, SamplingArguments, TerminalArguments),
+    "api.py": (ModelArguments, SamplingArguments, ServerArguments),
     "web_demo.py": PAGE,
     "web_demo2.py": PAGE[:2],
     "ptuning/web_demo.py": PAGE,
@@ -32,7 +35,7 @@ ARGUMENTS = {
 }
 
 # scripts whose arguments have names and places of their own
-PARSERS = {"quantize.py": quantize.build_parser()}
+PARSERS = {"quantize.py": build_parser("", [quantize.QuantizeArguments], "en")}
 
 
 def blocks(readme: Path, language: str) -> list[str]:
@@ -57,7 +60,7 @@ def test_commands_exist(readme):
             PARSERS[words[0]].parse_args(words[1:])  # exits where a flag does not exist
         elif program.startswith("python"):
             assert (ROOT / words[0]).is_file(), command
-            utils.parse_arguments("", *ARGUMENTS[words[0]], arguments=words[1:])  # exits where a flag does not exist
+            parse_arguments("", *ARGUMENTS[words[0]], arguments=words[1:])  # exits where a flag does not exist
             scripts += 1
         elif program == "pip":
             assert words[:2] == ["install", "-r"] and (ROOT / words[2]).is_file(), command
@@ -71,14 +74,14 @@ def test_flags_are_those_of_the_program(readme):
     """The READMEs name every flag of every script that they list, and no flag that there is not."""
     named = {flag.replace("-", "_") for flag in re.findall(r"--([a-z][\w-]+)", readme.read_text(encoding="utf-8"))}
     dataclasses = [dataclass for arguments in ARGUMENTS.values() for dataclass in arguments]
-    existing = {name for dataclass in dataclasses for name in dataclass.__dataclass_fields__}
+    existing = {field.name for dataclass in dataclasses for field in fields(dataclass)}
     existing |= vars(PARSERS["quantize.py"].parse_args(["source", "target"])).keys() - {"source", "target"}
     assert named == existing | {"model", "quantize"}
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda readme: readme.name)
 def test_defaults_are_those_of_the_program(readme):
-    text, sampling = readme.read_text(encoding="utf-8"), utils.SamplingArguments()
+    text, sampling = readme.read_text(encoding="utf-8"), SamplingArguments()
     assert re.search(rf"`--max-length`.*[(（]{sampling.max_length}[)）]", text)
     assert re.search(rf"`--temperature`.*[(（]{sampling.top_p}[,、] ?{sampling.temperature}[)）]", text)
 
@@ -96,7 +99,9 @@ def test_named_files_exist(readme):
             names += listed
         else:
             names += [folder + name for name in listed if name != "…"]
-    places = "chatglm|resources|server|engine|tests|examples|ptuning|utils|cli_demo|quantize|api|serve_ray|web_content"
+    places = (
+        r"chatglm|loading|resources|server|engine|tests|examples|ptuning|pages|\w+_demo2?|utils|quantize|api|serve_ray"
+    )
     quoted = re.findall(rf"`((?:{places})[\w/]*(?:\.py|/))`", text)
     for name in [*links, *names, *quoted]:
         assert (ROOT / name).exists(), name
@@ -132,7 +137,7 @@ def test_expected_reply_is_the_embedded_checkpoints():
         pytest.skip("no embedded checkpoint in chatglm/")
     transcript = blocks(READMES[0], "text")[0]
     question, reply = re.fullmatch(r"用户：(.*)\n\nChatGLM-6B：(.*)\n", transcript).groups()
-    model, tokenizer = utils.load_model_and_tokenizer(utils.ModelArguments(device="cpu"))
+    model, tokenizer = load_model_and_tokenizer(ModelArguments(device="cpu"))
     assert model.chat(tokenizer, question, temperature=0)[0] == reply
 
 
@@ -157,7 +162,7 @@ def test_requests_to_the_server_run(tmp_path, monkeypatch):
     programs = [code for code in blocks(READMES[0], "python") if "127.0.0.1:8000" in code]
     assert len(curls) > 5 and len(programs) > 1
     engine = Engine(write_lively_checkpoint(tmp_path), ChatGLMTokenizer.from_pretrained(tmp_path))
-    app = api.build_app(engine, sampling=utils.SamplingArguments(max_new_tokens=4))
+    app = api.build_app(engine, sampling=SamplingArguments(max_new_tokens=4))
     try:
         with serving(app) as address:
             for command in curls:

@@ -15,10 +15,10 @@ from serving import ROOT, client, frames, wait_until, write_lively_checkpoint
 ray = pytest.importorskip("ray", reason="ray is not installed")
 pytest.importorskip("ray.serve", reason="ray[serve] is not installed")
 
-from api import ServerArguments  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
+from loading.arguments import ModelArguments, SamplingArguments  # noqa: E402
 from serve_ray import ReplicaArguments, deploy  # noqa: E402
-from utils import ModelArguments, SamplingArguments  # noqa: E402
+from server.arguments import ServerArguments  # noqa: E402
 
 QUESTION = {"prompt": "你好", "temperature": 0, "max_new_tokens": 20}
 

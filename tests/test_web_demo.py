@@ -20,13 +20,14 @@ from replay import ReplayEngine, write_small_checkpoint
 from serving import wait_until
 
 from chatglm import ChatGLMTokenizer
-from utils import SamplingArguments
+from loading.arguments import SamplingArguments
 
 gradio = pytest.importorskip("gradio", reason="needs gradio")
 from browsing import BLOCKED, expect, open_browser  # noqa: E402  (after the check for Playwright in it)
 
-import web_demo  # noqa: E402
-from web_content import EXAMPLES, TEXTS  # noqa: E402
+from pages import gradio_page  # noqa: E402
+from pages.arguments import PageArguments  # noqa: E402
+from pages.texts import EXAMPLES, TEXTS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKDOWN = """**bold** and `code` <b>tag</b>
@@ -55,9 +56,9 @@ class Site:
 
     def __init__(self, checkpoint, arguments: dict, sampling: dict, **engine) -> None:
         self.engine = ReplayEngine(*checkpoint, reply, **engine)
-        arguments = web_demo.PageArguments(port=0, **arguments)
-        self.demo = web_demo.build_demo(self.engine, SamplingArguments(**sampling), arguments.lang)
-        self.address = web_demo.launch(self.demo, arguments, prevent_thread_lock=True)
+        arguments = PageArguments(port=0, **arguments)
+        self.demo = gradio_page.build_demo(self.engine, SamplingArguments(**sampling), arguments.lang)
+        self.address = gradio_page.launch(self.demo, arguments, prevent_thread_lock=True)
 
     def close(self) -> None:
         self.demo.close(verbose=False)
@@ -221,7 +222,7 @@ def test_clear_ends_the_answer_and_the_history(visit, site, capfd):
 @pytest.mark.parametrize("another", [False, True])
 def test_forgotten_answer_ends_with_what_took_its_place(site, another):
     with gradio.Blocks():
-        page = web_demo.Page(site.engine, SamplingArguments(), "en")
+        page = gradio_page.Page(site.engine, SamplingArguments(), "en")
     visitor, site.engine.seconds = SimpleNamespace(session_hash="tab", headers={}), 0.05
 
     async def ask_and_clear() -> tuple[dict, list[dict]]:
@@ -229,7 +230,7 @@ def test_forgotten_answer_ends_with_what_took_its_place(site, another):
         assert (await anext(views))[page.chatbot]
         cleared = page.forget(visitor)
         if another:
-            page.asking["tab"] = web_demo.Asking()
+            page.asking["tab"] = gradio_page.Asking()
         return cleared, [changes async for changes in views]
 
     with ThreadPoolExecutor() as executor:  # in this thread Playwright has a loop that runs
@@ -384,9 +385,9 @@ def test_narrow_screen(visit):
 
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="auth must be USER:PASSWORD"):
-        web_demo.PageArguments(auth="me")
+        PageArguments(auth="me")
     with pytest.raises(ValueError, match="port must be from 0 to 65535"):
-        web_demo.PageArguments(port=70000)
+        PageArguments(port=70000)
 
 
 def test_program_serves_behind_a_password_without_asking_other_computers(browser, checkpoint, tmp_path):
@@ -407,7 +408,12 @@ def test_program_serves_behind_a_password_without_asking_other_computers(browser
         "0",
     ]
     process = subprocess.Popen(
-        [sys.executable, "-c", BLOCKED + "import utils, web_demo; utils.run_main(web_demo.main)", *words],
+        [
+            sys.executable,
+            "-c",
+            BLOCKED + "import web_demo as page; page.run_main(page.main)",
+            *words,
+        ],
         cwd=ROOT,
         env=os.environ | {"CHATGLM_AUTH": "me:secret", "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,

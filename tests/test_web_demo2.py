@@ -16,7 +16,7 @@ from replay import write_small_checkpoint
 pytest.importorskip("streamlit", reason="needs streamlit")
 from browsing import BLOCKED, expect, open_browser  # noqa: E402  (after the check for Playwright in it)
 
-from web_content import TEXTS  # noqa: E402
+from pages.texts import TEXTS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 # The page with an engine in place of the checkpoint's: with a pause before each token, a long one in answers to `slow`.
@@ -25,8 +25,9 @@ import sys
 import streamlit as st
 from replay import ReplayEngine
 from test_web_demo import reply
-import web_demo2
-from utils import ModelArguments, SamplingArguments, load_model_and_tokenizer
+from pages import streamlit_page
+from loading.arguments import ModelArguments, SamplingArguments
+from loading.load import load_model_and_tokenizer
 
 @st.cache_resource
 def engine():
@@ -43,7 +44,7 @@ def engine():
     made.on_finished = lambda answer: print("ended", answer.finish_reason, flush=True)
     return made
 
-web_demo2.draw_page(engine(), SamplingArguments(), "auto")
+streamlit_page.draw_page(engine(), SamplingArguments(), "auto")
 """
 
 

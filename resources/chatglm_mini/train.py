@@ -32,7 +32,7 @@ from transformers import GenerationConfig
 from chatglm.configuration_chatglm import ChatGLMConfig
 from chatglm.modeling_chatglm import ChatGLMForConditionalGeneration
 from chatglm.tokenization_chatglm import ChatGLMTokenizer
-from utils import cpu_supports_bfloat16
+from loading.devices import cpu_supports_bfloat16
 
 from .corpus import draw_dialogues
 from .dialogue import Dialogue

@@ -24,8 +24,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from tqdm import tqdm
-from chatglm.calibration import Calibration
-from chatglm.conversion import convert_checkpoint
+from loading.calibration import Calibration
+from loading.conversion import convert_checkpoint
 from tests.benchmarks.peak_memory import PeakMemory
 
 source, target = sys.argv[2:4]

@@ -15,9 +15,9 @@ import time
 import torch
 from torch import nn
 
-import adapters
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from chatglm import quantization as layers
+from loading import adapters
 from ptuning.data import IGNORED, Collator
 
 

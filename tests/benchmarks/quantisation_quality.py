@@ -23,8 +23,9 @@ from torch import Tensor
 from transformers.utils import logging
 
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
-from chatglm.calibration import Calibration, encode_dialogue
-from chatglm.quantization import BITS, QuantizedLinear, dequantize_weight, quantize_weight, quantized_linear, set_exact
+from chatglm.bits import BITS
+from chatglm.quantization import QuantizedLinear, dequantize_weight, quantize_weight, quantized_linear, set_exact
+from loading.calibration import Calibration, encode_dialogue
 from resources.chatglm_mini.corpus import all_skills, draw_dialogues, unseen_dialogues
 from resources.chatglm_mini.dialogue import Dialogue
 from resources.chatglm_mini.evaluate import answer_all

@@ -28,9 +28,10 @@ import transformers
 from safetensors.torch import save_file
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_decode, cpu_kernels, quantization
+from loading.devices import choose_dtype
+from loading.load import load_model
 from tests.benchmarks import llama_cpp_q4_0
 from tests.conftest import ROOT
-from utils import choose_dtype, load_model
 
 CHAT = """
 import sys, time

@@ -30,10 +30,12 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-import utils
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
-from chatglm.calibration import CALIBRATION_TOKENS, Calibration, encode_dialogue
-from chatglm.conversion import convert_checkpoint
+from loading.arguments import ModelArguments
+from loading.calibration import CALIBRATION_TOKENS, Calibration, encode_dialogue
+from loading.conversion import convert_checkpoint
+from loading.devices import choose_device
+from loading.load import load_model_and_tokenizer
 from resources.chatglm_mini.corpus import draw_dialogues
 from tests.benchmarks.load_memory import special_ids, write_checkpoint
 from tests.benchmarks.peak_memory import PeakMemory
@@ -53,8 +55,8 @@ def load(arguments: argparse.Namespace, name: str = "float16", **more) -> tuple:
     """Load a checkpoint that the rehearsal has written as the scripts do."""
     dtype = "float16" if name == "float16" else "auto"
     place = {} if "max_memory" in more else {"device": arguments.device}
-    model_arguments = utils.ModelArguments(str(arguments.folder / name), dtype=dtype, **place, **more)
-    return utils.load_model_and_tokenizer(model_arguments)
+    model_arguments = ModelArguments(str(arguments.folder / name), dtype=dtype, **place, **more)
+    return load_model_and_tokenizer(model_arguments)
 
 
 def write(arguments: argparse.Namespace) -> str:
@@ -124,7 +126,7 @@ def calibrate(arguments: argparse.Namespace) -> str:
         examples.append(encode_dialogue(tokenizer, each.question, each.answer, each.history))
         tokens += len(examples[-1])
     shutil.rmtree(target, ignore_errors=True)
-    convert_checkpoint(source, target, 4, False, Calibration(examples, utils.choose_device(arguments.device)))
+    convert_checkpoint(source, target, 4, False, Calibration(examples, choose_device(arguments.device)))
     return f"{size(target)}, calibrated on {tokens} tokens"
 
 
@@ -143,7 +145,7 @@ def tune(arguments: argparse.Namespace) -> str:
     """Train a P-Tuning v2 prefix for one step on the INT4 weights."""
     folder = arguments.folder / "int4"
     model = ChatGLMForConditionalGeneration.from_pretrained(folder, pre_seq_len=PREFIX_TOKENS).train()
-    model.to(arguments.device if arguments.device != "auto" else utils.choose_device("auto"))
+    model.to(arguments.device if arguments.device != "auto" else choose_device("auto"))
     model.float() if model.device.type == "cpu" else model.half().transformer.prefix_encoder.float()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2)
@@ -241,7 +243,7 @@ def rehearse(steps: list[str]) -> tuple[list[str], int]:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=utils.HelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to write the checkpoints")
     parser.add_argument("--num_layers", type=int, default=28, help="layers")
     parser.add_argument("--hidden_size", type=int, default=4096, help="width of the hidden states")

@@ -38,8 +38,10 @@ from fastapi import FastAPI, Request
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from loading.arguments import EMBEDDED_CHECKPOINT, ModelArguments
+from loading.devices import choose_device, choose_dtype
+from loading.load import load_model_and_tokenizer
 from tests.benchmarks.load_memory import special_ids
-from utils import EMBEDDED_CHECKPOINT, ModelArguments, choose_device, choose_dtype, load_model_and_tokenizer
 
 WAYS = ("original", "here")
 QUARTER_LAYERS = 7

@@ -17,9 +17,11 @@ import sys
 
 from playwright.sync_api import expect, sync_playwright
 
-import web_demo
 from engine import Answer, Engine
-from utils import EMBEDDED_CHECKPOINT, ModelArguments, load_model_and_tokenizer
+from loading.arguments import EMBEDDED_CHECKPOINT, ModelArguments
+from loading.load import load_model_and_tokenizer
+from pages import gradio_page
+from pages.arguments import PageArguments
 
 # Resolves with the milliseconds from Enter to the first frame that shows text in the answer of a number.
 WATCH = """number => new Promise(resolve => {
@@ -45,8 +47,8 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome") or sys.exit("needs Chromium")
     answers: list[Answer] = []
     engine = Engine(*load_model_and_tokenizer(ModelArguments(arguments.model)), on_finished=answers.append)
-    demo = web_demo.build_demo(engine)
-    address = web_demo.launch(demo, web_demo.PageArguments(port=0), prevent_thread_lock=True)
+    demo = gradio_page.build_demo(engine)
+    address = gradio_page.launch(demo, PageArguments(port=0), prevent_thread_lock=True)
     seen = []
     with sync_playwright() as driver:
         flags = ["--headless", "--no-sandbox", "--disable-gpu"]

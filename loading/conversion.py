@@ -10,81 +10,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from . import cpu_kernels
-from .configuration_chatglm import ChatGLMConfig
-from .modeling_chatglm import ChatGLMForConditionalGeneration
-from .quantization import BlockQuantizer, QuantizedEmbedding, StoredEmbedding, check_bits, quantize_block
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from chatglm.bits import check_bits
+from chatglm.quantization import BlockQuantizer, QuantizedEmbedding, StoredEmbedding, quantize_block
 
-# Where a checkpoint's weights may be, the first that is there being read.
-WEIGHT_FILES = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
+from .weights import CheckpointWeights, release
+
 # What a checkpoint folder holds besides weights, configuration and code.
 OTHER_FILES = ("*.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "*LICENSE*")
 SHARD_BYTES = 1 << 29  # a shard is written when it holds so much; the float word embedding is larger and alone
 EMBEDDING, BLOCKS, OUTPUT = "transformer.word_embeddings.", "transformer.layers.", "lm_head."
-
-
-class WeightFiles:
-    """Read the weights of a checkpoint folder by name, memory-mapped.
-
-    Args:
-        folder: with safetensors or `.bin` files, whole or in shards with an index.
-
-    Raises:
-        FileNotFoundError: there are none.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.file = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
-        if self.file is None:
-            raise FileNotFoundError(f"{folder} holds no weights ({' or '.join(WEIGHT_FILES)})")
-        self.weight_map = None
-        if self.file.suffix == ".json":
-            self.weight_map = json.loads(self.file.read_text(encoding="utf-8"))["weight_map"]
-        self._opened: dict[Path, Callable[[str], Tensor]] = {}
-
-    def read(self, name: str) -> Tensor:
-        """Return a weight, in the number format it is stored in.
-
-        Raises:
-            ValueError: the checkpoint lacks it.
-            OSError: its file is missing.
-        """
-        file = self.file
-        if self.weight_map is not None:
-            if name not in self.weight_map:
-                raise ValueError(f"{self.file} lacks the weight {name}: download it again")
-            file = self.folder / self.weight_map[name]
-        if file not in self._opened:
-            self._opened[file] = self._open(file)
-        try:
-            return self._opened[file](name)
-        except (KeyError, SafetensorError) as error:
-            raise ValueError(f"{file} lacks the weight {name}: download it again") from error
-
-    def _open(self, file: Path) -> Callable[[str], Tensor]:
-        if file.suffix == ".safetensors":
-            return safe_open(file, framework="pt").get_tensor
-        mapped = zipfile.is_zipfile(file)
-        if not mapped:  # written before PyTorch 1.6, to be read whole: hold one at a time
-            self._opened.clear()
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped).__getitem__
-
-    @staticmethod
-    def release(weights: Iterable[Tensor]) -> None:
-        """Give back the memory of weights that are not needed any more."""
-        for weight in weights:
-            cpu_kernels.release_pages(weight)
 
 
 class ShardWriter:
@@ -162,8 +105,8 @@ def convert_checkpoint(
 
     Raises:
         FileExistsError: the target exists.
-        FileNotFoundError: the source, or one of its shards, is missing.
-        ValueError: other bits, a source that is quantised or lacks a weight, or weights that cannot be quantised.
+        LoadError: the source's weights are missing, damaged or incomplete.
+        ValueError: other bits, a source that is quantised, or weights that cannot be quantised.
         OSError, safetensors.SafetensorError: the target cannot be written, for example because the disk is full.
     """
     check_bits(bits)
@@ -173,7 +116,7 @@ def convert_checkpoint(
         raise ValueError(f"{source} is quantised to {config.quantization_bit} bits already: give the float checkpoint")
     if target.exists():
         raise FileExistsError(f"{target} exists: give a new folder, or remove that one first")
-    weights = WeightFiles(source)
+    weights = CheckpointWeights(source)
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f"{target.name}.unfinished-{os.getpid()}")
     unfinished.mkdir()
@@ -197,7 +140,7 @@ def convert_checkpoint(
 @torch.no_grad()
 def _convert_weights(
     config: ChatGLMConfig,
-    weights: WeightFiles,
+    weights: CheckpointWeights,
     writer: ShardWriter,
     bits: int,
     quantize_embeddings: bool,
@@ -219,7 +162,7 @@ def _convert_weights(
         model.transformer.word_embeddings = stored
         calibration.begin(model)
     if quantize_embeddings or not writer.holds(f"{EMBEDDING}weight"):
-        weights.release(loaded)
+        release(loaded)
 
     for number in progress(range(config.num_layers)):
         block, prefix = model.transformer.layers[number], f"{BLOCKS}{number}."
@@ -234,12 +177,12 @@ def _convert_weights(
         converted = _named(block, prefix)
         writer.add(converted)
         kept = {weight.data_ptr() for weight in converted.values()}
-        weights.release(weight for weight in loaded if weight.data_ptr() not in kept)
+        release(weight for weight in loaded if weight.data_ptr() not in kept)
         model.transformer.layers[number] = nn.Identity()
     writer.add({name: weights.read(name) for name in others})
 
 
-def _load(module: nn.Module, prefix: str, weights: WeightFiles) -> list[Tensor]:
+def _load(module: nn.Module, prefix: str, weights: CheckpointWeights) -> list[Tensor]:
     """Fill a module on the meta device with what the files hold, without copying it; return that."""
     loaded = {name: weights.read(prefix + name) for name in module.state_dict()}
     try:

@@ -1,28 +1,29 @@
 """Find a checkpoint, and refuse what is missing, cut short or another model's before anything is computed with it.
 
-The format of a trained P-Tuning v2 prefix is here, too: `write_prefix`, `read_prefix`, `check_base`.
+Nothing here imports PyTorch, so that scripts refuse a wrong folder at once.
 """
 
-import hashlib
+from __future__ import annotations
+
 import json
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
-from chatglm.conversion import WEIGHT_FILES
+if TYPE_CHECKING:
+    from chatglm import ChatGLMConfig, ChatGLMTokenizer
 
 VOCABULARY_FILE = "ice_text.model"
-PREFIX_FILE = "ptuning_prefix.safetensors"
-ORIGINAL_PREFIX_FILE = "pytorch_model.bin"
+# Where a checkpoint's weights may be, the first that is there being read; the names are transformers'.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 PREFIX_KEYS = "transformer.prefix_encoder."
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
@@ -31,8 +32,12 @@ class LoadError(Exception):
     """A checkpoint or a device that cannot be used. The message says in a line or two what is wrong and what to do."""
 
 
-def find_checkpoint(model_name_or_path: str) -> Path:
-    """Return the folder of a checkpoint, downloading it first if this is a name on the Hugging Face hub."""
+def find_folder(model_name_or_path: str) -> Path | None:
+    """Return a checkpoint's folder on this computer; None for what can only be a name on the Hugging Face hub.
+
+    Raises:
+        LoadError: it is neither.
+    """
     folder = Path(model_name_or_path).expanduser()
     if folder.is_dir():
         return folder
@@ -40,9 +45,19 @@ def find_checkpoint(model_name_or_path: str) -> Path:
         raise LoadError(f"{folder} is a file: --model takes the folder that holds config.json and the weights")
     if not HUB_NAME.fullmatch(model_name_or_path):
         raise LoadError(f"{folder}: no such folder")
+    return None
+
+
+def find_checkpoint(model_name_or_path: str) -> Path:
+    """Return the folder of a checkpoint, downloading it first if this is a name on the Hugging Face hub."""
+    if (folder := find_folder(model_name_or_path)) is not None:
+        return folder
+    import huggingface_hub  # takes a second, and only names need it
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     try:
         for patterns in (["*.json", "*.model", "*.safetensors"], ["*.bin"]):
-            folder = Path(snapshot_download(model_name_or_path, allow_patterns=patterns))
+            folder = Path(huggingface_hub.snapshot_download(model_name_or_path, allow_patterns=patterns))
             if any(folder.glob("*.safetensors")):
                 break
     except LocalEntryNotFoundError as error:
@@ -68,21 +83,28 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def find_weights(folder: Path) -> list[Path]:
-    """Return the files that hold a checkpoint's weights, one or several shards, checked to be whole."""
+def find_weights(folder: Path) -> tuple[Path, list[Path]]:
+    """Find a checkpoint's weights and check their files to be whole.
+
+    Returns:
+        (the file that holds them or is the index of their shards, the files that hold them).
+
+    Raises:
+        LoadError: there are none, or a file is missing or damaged.
+    """
     weights = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if weights is None:
         raise LoadError(f"{folder} holds no weights ({' or '.join(WEIGHT_FILES)}): download them into it")
     check_file(weights)
     if weights.suffix != ".json":
-        return [weights]
+        return weights, [weights]
     shards = read_json(weights).get("weight_map")
     if not shards:
         raise LoadError(f"{weights} names no weights: download it again")
     files = [folder / name for name in sorted(set(shards.values()))]
     for file in files:
         check_file(file)
-    return files
+    return weights, files
 
 
 def check_file(file: Path) -> None:
@@ -97,7 +119,7 @@ def check_file(file: Path) -> None:
         )
     if file.suffix == ".safetensors":
         try:
-            with safe_open(file, framework="pt"):
+            with safe_open(file, framework="np"):
                 return
         except SafetensorError as error:
             raise LoadError(f"{file} is damaged or cut short ({shorten(error)}): download it again") from error
@@ -139,93 +161,9 @@ def check_loaded(folder: Path, report: dict[str, Any]) -> None:
         raise LoadError(f"{folder} lacks {len(missing)} of the model's weights, first {missing[0]}: download it again")
 
 
-def fingerprint(model: ChatGLMForConditionalGeneration) -> str:
-    """Return what tells a base model from others: a hash of norms that stay the same in float, INT8 and INT4."""
-    digest = hashlib.sha256()
-    for norm in (model.transformer.layers[0].input_layernorm, model.transformer.final_layernorm):
-        for values in (norm.weight, norm.bias):  # rounded to the coarsest format that a base is loaded in
-            digest.update(values.detach().bfloat16().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def base_header(model: ChatGLMForConditionalGeneration) -> dict[str, str]:
-    """Return the header by which an adapter's file names its base: name, fingerprint, layers and width."""
-    return {
-        "base": str(model.config.name_or_path),
-        "base_fingerprint": fingerprint(model),
-        "num_layers": str(model.config.num_layers),
-        "hidden_size": str(model.config.hidden_size),
-    }
-
-
-def check_base(file: Path, header: Mapping[str, str], model: ChatGLMForConditionalGeneration) -> None:
-    """Refuse an adapter that was trained for another base than this; a file without a header is not checked.
-
-    Raises:
-        LoadError: names both bases.
-    """
-    expected = base_header(model)
-    for name in ("num_layers", "hidden_size", "base_fingerprint"):
-        if header.get(name, expected[name]) != expected[name]:
-            raise LoadError(
-                f"{file} was trained for another base model: {header.get('base', 'unknown')} ({name} {header[name]}); "
-                f"this is {expected['base']} ({name} {expected[name]}). Give the base it was trained for: --model"
-            )
-
-
-def write_prefix(folder: Path, model: ChatGLMForConditionalGeneration) -> None:
-    """Write the model's P-Tuning v2 prefix, in float32, into a folder: `ptuning_prefix.safetensors` with a header."""
-    encoder = model.transformer.prefix_encoder
-    weights = {name: weight.detach().float().cpu().contiguous() for name, weight in encoder.state_dict().items()}
-    header = base_header(model) | {"pre_seq_len": str(len(weights["embedding.weight"])), "format": "pt"}
-    save_file(weights, folder / PREFIX_FILE, metadata=header)
-
-
-def read_prefix(folder: Path, config: ChatGLMConfig) -> dict[str, torch.Tensor]:
-    """Return the prefix encoder's weights of a P-Tuning v2 checkpoint, this project's or the original's.
-
-    Args:
-        folder: holds ptuning_prefix.safetensors; or (Source: the original's ptuning/main.py) pytorch_model.bin, and
-            perhaps config.json with the prefix's length.
-        config: the base model's, which the prefix has to fit. The base itself is checked by `check_base`.
-    """
-    own = (folder / PREFIX_FILE).exists()
-    file = folder / (PREFIX_FILE if own else ORIGINAL_PREFIX_FILE)
-    check_file(file)
-    if own:
-        header = read_header(file)
-        with safe_open(file, framework="pt") as opened:
-            prefix = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        configured = header.get("pre_seq_len")
-    else:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-        prefix = {name.removeprefix(PREFIX_KEYS): weights[name] for name in weights if name.startswith(PREFIX_KEYS)}
-        has_config = (folder / "config.json").exists()
-        configured = read_json(folder / "config.json").get("pre_seq_len") if has_config else None
-    if "embedding.weight" not in prefix:
-        name = "embedding.weight" if own else f"{PREFIX_KEYS}embedding.weight"
-        raise LoadError(f"{file} holds no P-Tuning prefix: it lacks {name}")
-    length = len(prefix["embedding.weight"])
-    if int(configured or length) != length:
-        place = "the file's header" if own else "config.json"
-        raise LoadError(f"{folder}: pre_seq_len is {configured} in {place}, but {length} in {file.name}")
-    if own:
-        for name in ("num_layers", "hidden_size"):
-            if header.get(name) != str(getattr(config, name)):
-                raise LoadError(
-                    f"{file} belongs to another model, {header.get('base')}: its {name} is {header.get(name)}, this "
-                    f"model's is {getattr(config, name)}"
-                )
-    width = prefix.get("trans.2.weight", prefix["embedding.weight"].T).shape[0]
-    expected = 2 * config.num_layers * config.hidden_size
-    if width != expected:
-        raise LoadError(f"{file} belongs to another model: its prefix is {width} wide, this model's is {expected}")
-    return prefix
-
-
 def read_header(file: Path) -> dict[str, str]:
     """Return the header of a .safetensors file."""
-    with safe_open(file, framework="pt") as opened:
+    with safe_open(file, framework="np") as opened:
         return opened.metadata() or {}
 
 
@@ -233,3 +171,8 @@ def shorten(error: BaseException) -> str:
     """Return the beginning of an error's message, on one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 500 else text[:500] + " …"
+
+
+def format_bytes(count: int) -> str:
+    """Return a number of bytes as people read it: 3.35 GB, 8.9 MB."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -14,10 +14,13 @@ from replay import change_json, write_small_checkpoint
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer, conversion
-from chatglm.calibration import Calibration
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from chatglm.configuration_chatglm import copy_code
-from chatglm.conversion import convert_checkpoint
+from loading import conversion
+from loading.calibration import Calibration
+from loading.checkpoint import LoadError
+from loading.conversion import convert_checkpoint
+from loading.weights import CheckpointWeights, release
 
 KINDS = ("int8", "int4", "int4_qe")
 PUBLISHED_FORMAT = "bin shards"
@@ -224,12 +227,12 @@ def hold_nan(source: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (lose_a_shard, OSError, "pytorch_model-00002-of-00003.bin"),
-        (lose_all_weights, FileNotFoundError, "holds no weights"),
+        (lose_a_shard, LoadError, "pytorch_model-00002-of-00003.bin"),
+        (lose_all_weights, LoadError, "holds no weights"),
         (be_quantised, ValueError, "quantised to 8 bits already"),
         (be_larger, ValueError, "(?s)weights and config.json do not go together.*dense_h_to_4h"),
-        (lose_a_weight, ValueError, r"model.safetensors lacks the weight transformer.layers.1.mlp.dense_4h_to_h.bias"),
-        (lose_a_weight_of_the_index, ValueError, r"index.json lacks the weight .*layers.1.mlp.dense_4h_to_h.bias"),
+        (lose_a_weight, LoadError, r"model.safetensors lacks the weight transformer.layers.1.mlp.dense_4h_to_h.bias"),
+        (lose_a_weight_of_the_index, LoadError, r"index.json lacks the weight .*layers.1.mlp.dense_4h_to_h.bias"),
         (hold_nan, ValueError, "block 1: weights must be finite .* 1 rows"),
     ],
 )
@@ -307,11 +310,11 @@ def test_weights_are_mapped_and_given_back(tmp_path, file):
     weight = torch.arange(1 << 24).to(torch.int16).view(4096, 4096)  # 32 MiB
     save = save_file if file.endswith("safetensors") else torch.save
     save({"weight": weight}, tmp_path / file)
-    weights = conversion.WeightFiles(tmp_path)
+    weights = CheckpointWeights(tmp_path)
     read = weights.read("weight")
     before = mapped_memory()
     assert torch.equal(read, weight)
     assert mapped_memory() - before > 24 << 20
-    weights.release([read])
+    release([read])
     assert mapped_memory() - before < 8 << 20
     assert torch.equal(read, weight)  # it is read again

@@ -1,4 +1,4 @@
-"""Tests of checkpoint.py: every way a checkpoint can be wrong is one or two clear lines and exit status 2."""
+"""Tests of loading/checkpoint.py: every way a checkpoint can be wrong is one or two clear lines and exit status 2."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from replay import ROOT, change_json, write_small_checkpoint
@@ -19,8 +20,9 @@ from test_tokenization_chatglm import write_vocabulary
 
 import cli_demo
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from checkpoint import LoadError, check_checkpoint, find_checkpoint, read_prefix
-from utils import run_main
+from loading.adapters import read_prefix
+from loading.arguments import run_main
+from loading.checkpoint import LoadError, check_checkpoint, find_checkpoint
 
 LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1878448640\n"
 
@@ -114,12 +116,12 @@ def test_downloaded_snapshot_is_used_without_a_network(folder, tmp_path, monkeyp
     shutil.copytree(folder, snapshot)
     (tmp_path / "models--someone--chatglm-6b" / "refs").mkdir()
     (tmp_path / "models--someone--chatglm-6b" / "refs" / "main").write_text(commit)
-    original = find_checkpoint.__globals__["snapshot_download"]
+    original = huggingface_hub.snapshot_download
 
     def download(name, allow_patterns):
         return original(name, allow_patterns=allow_patterns, cache_dir=tmp_path, local_files_only=True)
 
-    monkeypatch.setitem(find_checkpoint.__globals__, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert find_checkpoint("someone/chatglm-6b") == snapshot
 
 

@@ -11,9 +11,9 @@ import torch
 from replay import write_small_checkpoint
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
-from chatglm import calibration as module
-from chatglm.calibration import Calibration, encode_dialogue, quantize_weight_calibrated, read_dialogues
 from chatglm.quantization import dequantize_weight, quantize_weight, set_exact, unpack_int4
+from loading import calibration as module
+from loading.calibration import Calibration, encode_dialogue, quantize_weight_calibrated, read_dialogues
 
 
 def correlated_inputs(count: int, size: int) -> torch.Tensor:

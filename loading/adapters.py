@@ -1,30 +1,129 @@
-"""Small trained parts beside a base model: LoRA through `peft`, saving either kind, and switching either off.
+"""Small trained parts beside a base model: a P-Tuning v2 prefix or LoRA layers; load, save, merge, switch off.
 
-A P-Tuning v2 prefix lies in `ptuning_prefix.safetensors` (format and checks: checkpoint.py), a LoRA adapter in the
-files of the `peft` library, with the same header in `adapter_model.safetensors`.
+A P-Tuning v2 prefix lies in `ptuning_prefix.safetensors`, a LoRA adapter in the files of the `peft` library. The header
+of either, in the safetensors file, names the base that it was trained for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from chatglm.modeling_chatglm import PrefixEncoder
 from chatglm.quantization import BLOCK_LINEARS, QuantizedLinear
-from checkpoint import LoadError, base_header, check_base, check_file, read_header, write_prefix
 
+from .checkpoint import PREFIX_KEYS, LoadError, check_file, read_header, read_json
+
+PREFIX_FILE = "ptuning_prefix.safetensors"
+ORIGINAL_PREFIX_FILE = "pytorch_model.bin"
 LORA_CONFIG_FILE = "adapter_config.json"
 LORA_FILE = "adapter_model.safetensors"
 LORA_KEYS = "base_model.model."  # before each parameter's name, as `peft` writes it
 LORA_NAME = "default"
 LORA_TARGETS = tuple(name for _, name in BLOCK_LINEARS)
+
+
+def fingerprint(model: ChatGLMForConditionalGeneration) -> str:
+    """Return what tells a base model from others: a hash of norms that stay the same in float, INT8 and INT4."""
+    digest = hashlib.sha256()
+    for norm in (model.transformer.layers[0].input_layernorm, model.transformer.final_layernorm):
+        for values in (norm.weight, norm.bias):  # rounded to the coarsest format that a base is loaded in
+            digest.update(values.detach().bfloat16().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def base_header(model: ChatGLMForConditionalGeneration) -> dict[str, str]:
+    """Return the header by which an adapter's file names its base: name, fingerprint, layers and width."""
+    return {
+        "base": str(model.config.name_or_path),
+        "base_fingerprint": fingerprint(model),
+        "num_layers": str(model.config.num_layers),
+        "hidden_size": str(model.config.hidden_size),
+    }
+
+
+def check_base(file: Path, header: Mapping[str, str], model: ChatGLMForConditionalGeneration) -> None:
+    """Refuse an adapter that was trained for another base than this; a file without a header is not checked.
+
+    Raises:
+        LoadError: names both bases.
+    """
+    expected = base_header(model)
+    for name in ("num_layers", "hidden_size", "base_fingerprint"):
+        if header.get(name, expected[name]) != expected[name]:
+            raise LoadError(
+                f"{file} was trained for another base model: {header.get('base', 'unknown')} ({name} {header[name]}); "
+                f"this is {expected['base']} ({name} {expected[name]}). Give the base it was trained for: --model"
+            )
+
+
+def check_prefix_base(folder: Path, model: ChatGLMForConditionalGeneration) -> None:
+    """Refuse a P-Tuning v2 prefix that was trained for another base than this; the original's do not say for which.
+
+    Raises:
+        LoadError: names both bases.
+    """
+    if (folder / PREFIX_FILE).exists():
+        check_base(folder / PREFIX_FILE, read_header(folder / PREFIX_FILE), model)
+
+
+def write_prefix(folder: Path, model: ChatGLMForConditionalGeneration) -> None:
+    """Write the model's P-Tuning v2 prefix, in float32, into a folder: `ptuning_prefix.safetensors` with a header."""
+    encoder = model.transformer.prefix_encoder
+    weights = {name: weight.detach().float().cpu().contiguous() for name, weight in encoder.state_dict().items()}
+    header = base_header(model) | {"pre_seq_len": str(len(weights["embedding.weight"])), "format": "pt"}
+    save_file(weights, folder / PREFIX_FILE, metadata=header)
+
+
+def read_prefix(folder: Path, config: ChatGLMConfig) -> dict[str, torch.Tensor]:
+    """Return the prefix encoder's weights of a P-Tuning v2 checkpoint, this project's or the original's.
+
+    Args:
+        folder: holds ptuning_prefix.safetensors; or (Source: the original's ptuning/main.py) pytorch_model.bin, and
+            perhaps config.json with the prefix's length.
+        config: the base model's, which the prefix has to fit. The base itself is checked by `check_base`.
+    """
+    own = (folder / PREFIX_FILE).exists()
+    file = folder / (PREFIX_FILE if own else ORIGINAL_PREFIX_FILE)
+    check_file(file)
+    if own:
+        header = read_header(file)
+        with safe_open(file, framework="pt") as opened:
+            prefix = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        configured = header.get("pre_seq_len")
+    else:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+        prefix = {name.removeprefix(PREFIX_KEYS): weights[name] for name in weights if name.startswith(PREFIX_KEYS)}
+        has_config = (folder / "config.json").exists()
+        configured = read_json(folder / "config.json").get("pre_seq_len") if has_config else None
+    if "embedding.weight" not in prefix:
+        name = "embedding.weight" if own else f"{PREFIX_KEYS}embedding.weight"
+        raise LoadError(f"{file} holds no P-Tuning prefix: it lacks {name}")
+    length = len(prefix["embedding.weight"])
+    if int(configured or length) != length:
+        place = "the file's header" if own else "config.json"
+        raise LoadError(f"{folder}: pre_seq_len is {configured} in {place}, but {length} in {file.name}")
+    if own:
+        for name in ("num_layers", "hidden_size"):
+            if header.get(name) != str(getattr(config, name)):
+                raise LoadError(
+                    f"{file} belongs to another model, {header.get('base')}: its {name} is {header.get(name)}, this "
+                    f"model's is {getattr(config, name)}"
+                )
+    width = prefix.get("trans.2.weight", prefix["embedding.weight"].T).shape[0]
+    expected = 2 * config.num_layers * config.hidden_size
+    if width != expected:
+        raise LoadError(f"{file} belongs to another model: its prefix is {width} wide, this model's is {expected}")
+    return prefix
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Tests of adapters.py and of the prefix file in checkpoint.py: what is saved, what is loaded, what is refused."""
+"""Tests of loading/adapters.py and of the prefix file: what is saved, what is loaded, what is refused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from replay import write_small_checkpoint
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import adapters
-import utils
-from checkpoint import PREFIX_FILE, LoadError, read_prefix
-from utils import ModelArguments
+from loading import adapters
+from loading.adapters import PREFIX_FILE, read_prefix
+from loading.arguments import ModelArguments
+from loading.checkpoint import LoadError
+from loading.load import load_model_and_tokenizer
 
 PROMPT = "你好"
 
@@ -41,7 +42,7 @@ def prefixed(base, tmp_path_factory):
 
 
 def load(base, **arguments):
-    return utils.load_model_and_tokenizer(ModelArguments(str(base), "cpu", "float32", **arguments))
+    return load_model_and_tokenizer(ModelArguments(str(base), "cpu", "float32", **arguments))
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Tests of utils.py: arguments, devices, number formats, memory, loading, and how scripts end."""
+"""Tests of the room loading: arguments, devices, dtypes, memory, loading, and how scripts end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 import original
 import pytest
 import torch
-from replay import change_json, write_small_checkpoint
+from replay import ROOT, change_json, write_small_checkpoint
 
-import utils
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
-from utils import LoadError, ModelArguments, SamplingArguments, load_model_and_tokenizer, parse_arguments, run_main
+from loading import devices, load
+from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
+from loading.checkpoint import LoadError
+from loading.load import load_model_and_tokenizer
 
 CPU = torch.device("cpu")
 REAL = ChatGLMConfig()  # 6B
@@ -35,7 +37,7 @@ def folder(tmp_path_factory) -> Path:
 def test_parse_arguments_defaults_are_the_originals():
     model, sampling = parse_arguments("", ModelArguments, SamplingArguments, arguments=[])
     assert (sampling.max_length, sampling.top_p, sampling.temperature) == (2048, 0.7, 0.95)
-    assert Path(model.model_name_or_path).samefile(Path(utils.__file__).parent / "chatglm")
+    assert Path(model.model_name_or_path).samefile(ROOT / "chatglm")
     for method in (ChatGLMForConditionalGeneration.chat, ChatGLMForConditionalGeneration.stream_chat):
         parameters = inspect.signature(method).parameters
         for name in ("max_length", "top_p", "temperature"):
@@ -64,20 +66,20 @@ def test_parse_arguments_leaves_values_as_they_are():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--quantize 3", "quantization_bit must be 4 or 8, got 3"),
-        ("--device tpu", "device must be auto, cpu, cuda, cuda:N or mps, got tpu"),
-        ("--dtype half", "dtype must be auto, float16, bfloat16 or float32, got half"),
-        ("--max-length 1", "max_length must be at least 2 tokens, got 1"),
-        ("--max-new-tokens 0", "max_new_tokens must be at least 1, got 0"),
-        ("--top-p 0", "top_p must be above 0 and at most 1, got 0.0"),
-        ("--top-p 1.1", "top_p must be above 0 and at most 1, got 1.1"),
-        ("--temperature=-1", "temperature must be from 0 to 100, got -1.0"),
-        ("--temperature nan", "temperature must be from 0 to 100, got nan"),
-        ("--repetition-penalty 0", "repetition_penalty must be above 0 and at most 10, got 0.0"),
-        ("--answer-language fr", "answer_language must be zh or en, got fr"),
-        ("--seed=-1", "seed must be from 0 to 4294967295, got -1"),
+        ("--quantize 3", "--quantize must be 4 or 8, got 3"),
+        ("--device tpu", "--device must be auto, cpu, cuda, cuda:N or mps, got tpu"),
+        ("--dtype half", "--dtype must be auto, float16, bfloat16 or float32, got half"),
+        ("--max-length 1", "--max-length must be at least 2 tokens, got 1"),
+        ("--max-new-tokens 0", "--max-new-tokens must be at least 1, got 0"),
+        ("--top-p 0", "--top-p must be above 0 and at most 1, got 0.0"),
+        ("--top-p 1.1", "--top-p must be above 0 and at most 1, got 1.1"),
+        ("--temperature=-1", "--temperature must be from 0 to 100, got -1.0"),
+        ("--temperature nan", "--temperature must be from 0 to 100, got nan"),
+        ("--repetition-penalty 0", "--repetition-penalty must be above 0 and at most 10, got 0.0"),
+        ("--answer-language fr", "--answer-language must be zh or en, got fr"),
+        ("--seed=-1", "--seed must be from 0 to 4294967295, got -1"),
         ("--max-length many", "invalid int value: 'many'"),
-        ("--no-such-flag", "--no_such_flag"),
+        ("--no-such-flag", "--no-such-flag"),
     ],
 )
 def test_parse_arguments_refuses_wrong_values(capsys, arguments, message):
@@ -94,7 +96,7 @@ def test_help_names_default_and_range_of_each_flag(capsys):
     assert ended.value.code == 0
     assert "\n    an example" in text
     for name in [*inspect.signature(ModelArguments).parameters, *inspect.signature(SamplingArguments).parameters]:
-        assert f"--{name}" in text
+        assert f"--{name.replace('_', '-')}" in text
     assert text.count("(default:") == 15
 
 
@@ -149,18 +151,18 @@ def test_run_main_speaks_utf8_whatever_the_locale(monkeypatch):
 def test_choose_device_takes_what_there_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert utils.choose_device("auto") == utils.choose_device("cpu") == CPU
+    assert devices.choose_device("auto") == devices.choose_device("cpu") == CPU
     with pytest.raises(LoadError, match="--device cuda: PyTorch .* finds 0 NVIDIA GPUs.*--device cpu"):
-        utils.choose_device("cuda")
+        devices.choose_device("cuda")
     with pytest.raises(LoadError, match="--device mps: .*--device cpu"):
-        utils.choose_device("mps")
+        devices.choose_device("mps")
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert utils.choose_device("auto") == torch.device("mps")
+    assert devices.choose_device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert utils.choose_device("auto") == torch.device("cuda")
-    assert utils.choose_device("cuda:1") == torch.device("cuda:1")
+    assert devices.choose_device("auto") == torch.device("cuda")
+    assert devices.choose_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(LoadError, match="--device cuda:2: .* finds 2"):
-        utils.choose_device("cuda:2")
+        devices.choose_device("cuda:2")
 
 
 @pytest.mark.parametrize(
@@ -185,9 +187,9 @@ def test_choose_device_takes_what_there_is(monkeypatch):
     ],
 )
 def test_choose_dtype(monkeypatch, name, device, config, stored, native, expected):
-    monkeypatch.setattr(utils, "cpu_supports_bfloat16", lambda: native)
-    monkeypatch.setattr(utils, "mps_computes_in_half", lambda: native)
-    assert utils.choose_dtype(name, torch.device(device), config, stored) == expected
+    monkeypatch.setattr(devices, "cpu_supports_bfloat16", lambda: native)
+    monkeypatch.setattr(devices, "mps_computes_in_half", lambda: native)
+    assert devices.choose_dtype(name, torch.device(device), config, stored) == expected
 
 
 # Memory
@@ -203,11 +205,11 @@ def test_weight_bytes_are_those_of_a_model(dtype, bits):
         model.quantize(bits)
     layers = sum(tensor.numel() * tensor.itemsize for tensor in model.transformer.layers.state_dict().values())
     embedding = 1000 * 256 * (1 if bits else dtype.itemsize)
-    assert utils.weight_bytes(config, dtype, bits) == pytest.approx(layers + embedding, rel=0.03)
+    assert devices.weight_bytes(config, dtype, bits) == pytest.approx(layers + embedding, rel=0.03)
 
 
 def test_weight_bytes_of_the_real_model():
-    assert utils.weight_bytes(REAL, torch.float16) == pytest.approx(12.34e9, rel=0.01)  # 6.17 G weights
+    assert devices.weight_bytes(REAL, torch.float16) == pytest.approx(12.34e9, rel=0.01)  # 6.17 G weights
 
 
 @pytest.mark.parametrize(
@@ -233,31 +235,31 @@ def test_weight_bytes_of_the_real_model():
     ],
 )
 def test_check_memory_names_what_helps(monkeypatch, device, dtype, bits, free, expected):
-    monkeypatch.setattr(utils, "available_bytes", lambda place: free[place.type])
-    monkeypatch.setattr(utils, "cpu_supports_bfloat16", lambda: True)
+    monkeypatch.setattr(devices, "available_bytes", lambda place: free[place.type])
+    monkeypatch.setattr(devices, "cpu_supports_bfloat16", lambda: True)
     with pytest.raises(LoadError, match="not enough memory") as raised:
-        utils.check_memory(REAL, torch.device(device), dtype, bits)
+        devices.check_memory(REAL, torch.device(device), dtype, bits)
     for part in expected:
         assert part in str(raised.value)
     assert len(str(raised.value).splitlines()) == 2
 
 
 def test_check_memory_lets_pass_what_fits(monkeypatch):
-    monkeypatch.setattr(utils, "available_bytes", lambda place: {"cuda": 6e9, "cpu": 14e9}[place.type])
-    utils.check_memory(REAL, CPU, torch.bfloat16, None)
-    utils.check_memory(REAL, torch.device("cuda"), torch.float16, 4)
-    utils.check_memory(ChatGLMConfig(quantization_bit=4), torch.device("cuda"), torch.float16, None)
+    monkeypatch.setattr(devices, "available_bytes", lambda place: {"cuda": 6e9, "cpu": 14e9}[place.type])
+    devices.check_memory(REAL, CPU, torch.bfloat16, None)
+    devices.check_memory(REAL, torch.device("cuda"), torch.float16, 4)
+    devices.check_memory(ChatGLMConfig(quantization_bit=4), torch.device("cuda"), torch.float16, None)
 
 
 def test_memory_is_checked_before_weights_are_read(folder, monkeypatch):
-    monkeypatch.setattr(utils, "available_bytes", lambda place: 1000)
-    monkeypatch.setattr(utils, "load_model", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr(devices, "available_bytes", lambda place: 1000)
+    monkeypatch.setattr(load, "load_model", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(LoadError, match="not enough memory"):
         load_model_and_tokenizer(ModelArguments(str(folder), device="cpu"))
 
 
 def test_available_bytes_are_plausible():
-    available = utils.available_bytes(CPU)
+    available = devices.available_bytes(CPU)
     assert 10**7 < available < 10**14
 
 
@@ -282,7 +284,7 @@ def test_load_quantises(folder, capsys, dtype, bits):
     for name, tensor in expected.transformer.layers[0].mlp.dense_h_to_4h.state_dict().items():
         found = model.transformer.layers[0].mlp.dense_h_to_4h.state_dict()[name]
         assert torch.equal(found, tensor.to(found.dtype)), name
-    assert model.transformer.word_embeddings(torch.tensor([[7]])).dtype == utils.DTYPES[dtype]
+    assert model.transformer.word_embeddings(torch.tensor([[7]])).dtype == devices.DTYPES[dtype]
 
 
 def test_load_takes_a_quantised_checkpoint(folder, tmp_path, capsys):
@@ -298,7 +300,7 @@ def test_load_takes_a_quantised_checkpoint(folder, tmp_path, capsys):
 
 def test_load_model_equals_original(small_reference):
     config = ChatGLMConfig.from_pretrained(small_reference)
-    original.assert_computes_the_same(utils.load_model(small_reference, config, CPU, torch.float32))
+    original.assert_computes_the_same(load.load_model(small_reference, config, CPU, torch.float32))
 
 
 @pytest.mark.parametrize("prefix_projection", [False, True])

@@ -6,19 +6,10 @@ import json
 
 import pytest
 
-from utils import SamplingArguments
-from web_content import (
-    EXAMPLES,
-    GRADIO,
-    HISTORY_ROUNDS,
-    STREAMLIT,
-    TEXTS,
-    answer_markdown,
-    question_markdown,
-    read_history,
-    sliders,
-    typed_text,
-)
+from loading.arguments import SamplingArguments
+from pages.content import HISTORY_ROUNDS, read_history, sliders
+from pages.markdown import GRADIO, STREAMLIT, answer_markdown, question_markdown, typed_text
+from pages.texts import EXAMPLES, TEXTS
 
 
 def test_texts_and_examples_are_there_in_both_languages():

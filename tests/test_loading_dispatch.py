@@ -1,4 +1,4 @@
-"""Tests of dispatch.py and of the flags that use it: maps, budgets, and models whose parts lie in several places.
+"""Tests of loading/dispatch.py and of its flags: maps, budgets, and models whose parts lie in several places.
 
 Where there is no GPU, PyTorch's name `cpu:0` stands for one: accelerate treats it as a device other than main memory.
 """
@@ -17,14 +17,15 @@ import torch
 from serving import write_lively_checkpoint
 from torch import nn
 
-import dispatch
-import utils
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from chatglm.cuda_decode import DecodeWeights
 from chatglm.quantization import set_exact
-from dispatch import auto_configure_device_map, load_dispatched, parse_max_memory, plan_device_map, spell_out
 from engine import Engine, Request
-from utils import LoadError, ModelArguments, load_model_and_tokenizer, load_model_on_gpus, parse_arguments
+from loading import dispatch, load
+from loading.arguments import ModelArguments, parse_arguments, parse_max_memory
+from loading.checkpoint import LoadError
+from loading.dispatch import auto_configure_device_map, load_dispatched, plan_device_map, spell_out
+from loading.load import load_model_and_tokenizer, load_model_on_gpus
 
 GPU = "cpu:0"  # stands for one
 PARTS = ("transformer.word_embeddings", "transformer.layers.0", "transformer.layers.1", "transformer.final_layernorm")
@@ -312,11 +313,11 @@ def test_load_dispatched_refuses_incomplete_weights_and_maps(folders, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--num-gpus 0", "num_gpus must be at least 1, got 0"),
-        ("--num-gpus 2 --max-memory cpu=1GiB", "num_gpus spreads evenly"),
-        ("--max-memory 3GiB", "max_memory is a list such as cuda:0=3GiB,cpu=8GiB"),
-        ("--max-memory cpu=1GiB --device-map map.json", "max_memory plans a device map"),
-        ("--max-memory cpu=1GiB --device cpu", "device names one place: leave cpu out"),
+        ("--num-gpus 0", "--num-gpus must be at least 1, got 0"),
+        ("--num-gpus 2 --max-memory cpu=1GiB", "--num-gpus spreads evenly"),
+        ("--max-memory 3GiB", "--max-memory is a list such as cuda:0=3GiB,cpu=8GiB"),
+        ("--max-memory cpu=1GiB --device-map map.json", "--max-memory plans a device map"),
+        ("--max-memory cpu=1GiB --device cpu", "--device names one place: leave cpu out"),
     ],
 )
 def test_flags_that_contradict_are_refused(capsys, arguments, message):
@@ -328,7 +329,7 @@ def test_flags_that_contradict_are_refused(capsys, arguments, message):
 def test_max_memory_leaves_the_rest_on_disk(folders, capsys):
     whole, tokenizer = load_whole(folders["bin"]), ChatGLMTokenizer.from_pretrained(folders["bin"])
     model, _ = load_model_and_tokenizer(ModelArguments(str(folders["bin"]), max_memory="cpu=60KB", dtype="float32"))
-    assert re.search(r"bin: float32 on (cpu \(\d layers\), )?disk \(\d layers\), loaded in ", capsys.readouterr().err)
+    assert re.search(r"bin: float32 on (cpu \(\d layers?\), )?disk \(\d layers?\), loaded in ", capsys.readouterr().err)
     assert "disk" in model.hf_device_map.values()
     arguments = {"temperature": 0, "max_new_tokens": 8}
     assert model.chat(tokenizer, "你好", **arguments)[0] == whole.chat(tokenizer, "你好", **arguments)[0]
@@ -344,7 +345,7 @@ def test_device_map_file(folders, tmp_path, capsys):
     file = tmp_path / "map.json"
     file.write_text(json.dumps(MAPS["memory and disk"]))
     model, _ = load_model_and_tokenizer(ModelArguments(str(folders["int4"]), device_map=str(file)))
-    assert "int4: 4 bits, float32 on cpu (1 layers), disk (1 layers)" in capsys.readouterr().err
+    assert "int4: 4 bits, float32 on cpu (1 layer), disk (1 layer)" in capsys.readouterr().err
     for content, message in (
         ({"": "gpu"}, "must be on a GPU's number, cpu or disk, got gpu"),
         ({"": None}, "got null"),
@@ -372,12 +373,12 @@ def test_num_gpus_spreads_evenly(folders, monkeypatch):
     """What reaches the loader, where there are no GPUs to load to."""
     asked = {}
 
-    def load(folder, config, dtype, device_map, max_memory=None):
+    def load_to(folder, config, dtype, device_map, max_memory=None):
         asked.update(device_map=device_map, dtype=dtype)
         raise OSError("enough seen")
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(utils, "load_dispatched", load)
+    monkeypatch.setattr(load, "load_dispatched", load_to)
     with pytest.raises(LoadError, match="enough seen"):
         load_model_and_tokenizer(ModelArguments(str(folders["prefix"]), num_gpus=2))
     assert asked == {"device_map": auto_configure_device_map(2, 2, True), "dtype": torch.float16}

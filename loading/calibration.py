@@ -27,10 +27,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .quantization import BLOCK_LINEARS, QuantizedLinear, check_bits, check_scales, dequantize_weight, pack_int4
-from .tokenization_chatglm import ChatGLMTokenizer
+from chatglm import ChatGLMTokenizer
+from chatglm.bits import check_bits
+from chatglm.quantization import (
+    BLOCK_LINEARS,
+    QuantizedLinear,
+    check_scales,
+    dequantize_weight,
+    pack_int4,
+)
 
-CALIBRATION_TOKENS = 32768  # of the dialogues together, by default
+from .arguments import CALIBRATION_TOKENS
+
 LONGEST_DIALOGUE = 2048  # tokens
 # Part of the mean of C's diagonal that is added to it: samples say little about directions that they hardly have.
 DAMPING = 0.01

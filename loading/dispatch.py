@@ -7,7 +7,6 @@ and moves activations and offloaded weights while the model runs.
 """
 
 import json
-import sys
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,19 +15,19 @@ import torch
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import (
     check_device_map,
-    convert_file_size_to_int,
     find_tied_parameters,
     get_balanced_memory,
     get_max_memory,
     set_module_tensor_to_device,
 )
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
-from chatglm.cpu_kernels import release_pages
 from chatglm.quantization import OutputLinear, StoredEmbedding
-from checkpoint import PREFIX_KEYS, LoadError, check_loaded, find_weights, read_json
+
+from .checkpoint import PREFIX_KEYS, LoadError, check_loaded, read_json
+from .devices import available_bytes
+from .weights import CheckpointWeights, release
 
 Place = int | str  # a GPU's number, or "mps", "cpu", "disk"; PyTorch's names of devices are fine, too
 PREFIX_ENCODER = PREFIX_KEYS.removesuffix(".")
@@ -65,27 +64,6 @@ def auto_configure_device_map(num_gpus: int, num_layers: int = 28, prefix_encode
     return device_map
 
 
-def parse_max_memory(text: str) -> dict[Place, int]:
-    """Return the bytes for each place that a budget names, such as `cuda:0=3GiB,cpu=8GiB`; GPUs come first.
-
-    Raises:
-        ValueError: another form, place or unit.
-    """
-    budget: dict[Place, int] = {}
-    for part in text.split(","):
-        name, _, size = (word.strip() for word in part.partition("="))
-        index = name.removeprefix("cuda:")
-        if name not in ("cpu", "mps") and not (name.startswith("cuda:") and index.isdecimal()):
-            raise ValueError(f"max_memory is a list such as cuda:0=3GiB,cpu=8GiB of cuda:N, mps and cpu, got {part!r}")
-        try:
-            budget[int(index) if name.startswith("cuda:") else name] = convert_file_size_to_int(size)
-        except ValueError as error:
-            raise ValueError(
-                f"max_memory of {name} must be a size such as 3GiB, 500MiB or 3GB, got {size!r}"
-            ) from error
-    return dict(sorted(budget.items(), key=lambda item: (isinstance(item[0], str), item[0])))
-
-
 def read_device_map(file: Path) -> dict[str, Place]:
     """Return the device map in a JSON file: an object from parts (`transformer.layers.0`) to places.
 
@@ -120,7 +98,9 @@ def plan_device_map(model: nn.Module, max_memory: Mapping[Place, int] | None = N
     """
     if max_memory is None:
         no_split = model._no_split_modules
-        max_memory = get_balanced_memory(model, get_max_memory(), no_split_module_classes=no_split)
+        free = get_max_memory()  # which does not know a container's limit
+        free["cpu"] = min(free["cpu"], available_bytes(torch.device("cpu")))
+        max_memory = get_balanced_memory(model, free, no_split_module_classes=no_split)
     device_map = dict(infer_auto_device_map(model, dict(max_memory), no_split_module_classes=model._no_split_modules))
     return spell_out(device_map, model.config)
 
@@ -167,58 +147,33 @@ def find_place(name: str, device_map: Mapping[str, Place]) -> Place | None:
 # Weights
 
 
-class CheckpointWeights(Mapping[str, Tensor]):
-    """The weights of a checkpoint by name, each mapped from its file: reading one brings its pages into memory.
+class OffloadedWeights(Mapping[str, Tensor]):
+    """The weights of a checkpoint, of which those of one module at a time are kept in memory.
 
-    Asking for a weight of another module gives the memory of the last module's weights back to the system (on Linux;
-    elsewhere the system takes it when it needs it).
-
-    Args:
-        folder: of the checkpoint.
-
-    Raises:
-        RuntimeError: a `.bin` file that cannot be mapped, as PyTorch wrote them before 1.6.
+    Asking for a weight of another module gives the memory of the last module's weights back to the system.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.tensors: dict[str, Tensor] = {}
+    def __init__(self, weights: CheckpointWeights) -> None:
+        self.weights = weights
         self.in_use: list[Tensor] = []
         self.module = ""
-        for file in find_weights(folder):
-            if file.suffix == ".safetensors":
-                self.tensors |= load_file(file)
-            else:
-                self.tensors |= torch.load(file, map_location="cpu", mmap=True, weights_only=True)
-
-    def alias(self, names: list[str]) -> None:
-        """Let tied weights be one, whichever of the names the files have."""
-        stored = next((self.tensors[name] for name in names if name in self.tensors), None)
-        if stored is not None:
-            self.tensors |= dict.fromkeys(names, stored)
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor, module = self.tensors[name], name.rpartition(".")[0]
+        tensor, module = self.weights[name], name.rpartition(".")[0]
         if module != self.module:
-            for used in self.in_use:
-                release(used)
+            release(self.in_use)
             self.module, self.in_use = module, []
         self.in_use.append(tensor)
         return tensor
 
     def __contains__(self, name: object) -> bool:
-        return name in self.tensors
+        return name in self.weights
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.tensors)
+        return iter(self.weights)
 
     def __len__(self) -> int:
-        return len(self.tensors)
-
-
-def release(tensor: Tensor) -> None:
-    """Give the memory of a mapped tensor back to the system; what is asked of it later is read from its file again."""
-    if sys.platform == "linux":
-        release_pages(tensor)
+        return len(self.weights)
 
 
 def empty_model(
@@ -232,7 +187,7 @@ def empty_model(
     model.to(dtype).eval().requires_grad_(False)
     for name, module in model.named_modules():  # these compute in the given format, and stay in the stored one
         if isinstance(module, StoredEmbedding | OutputLinear) and f"{name}.weight" in weights:
-            module.weight = nn.Parameter(weights.tensors[f"{name}.weight"].to("meta"), requires_grad=False)
+            module.weight = nn.Parameter(weights[f"{name}.weight"].to("meta"), requires_grad=False)
     model.tie_weights()
     return model
 
@@ -241,7 +196,7 @@ def check_weights(folder: Path, model: nn.Module, weights: CheckpointWeights) ->
     """Refuse weights that are missing or have other shapes than the model's."""
     state = model.state_dict()
     missing = [name for name in state if name not in weights]
-    shapes = [(name, weights.tensors[name].shape, tensor.shape) for name, tensor in state.items() if name in weights]
+    shapes = [(name, weights[name].shape, tensor.shape) for name, tensor in state.items() if name in weights]
     mismatched = [report for report in shapes if report[1] != report[2]]
     check_loaded(folder, {"missing_keys": missing, "mismatched_keys": mismatched})
 
@@ -263,7 +218,7 @@ def load_dispatched(
         max_memory: see `plan_device_map`.
 
     Raises:
-        LoadError: weights are missing or have other shapes.
+        LoadError: weights are missing, have other shapes, or shall stay on disk in files that have to be read whole.
         ValueError: a map that does not name every part.
     """
     weights = CheckpointWeights(folder)
@@ -271,6 +226,8 @@ def load_dispatched(
     check_weights(folder, model, weights)
     device_map = plan_device_map(model, max_memory) if device_map is None else spell_out(device_map, config)
     check_device_map(model, device_map)
+    if "disk" in device_map.values() and not weights.all_mapped:
+        raise LoadError(f"{folder}: PyTorch before 1.6 wrote these files, whose parts cannot be read alone from disk")
     main = main_place(device_map.values())
     if config.pre_seq_len is not None:  # random, if neither this checkpoint nor a P-Tuning checkpoint has it
         encoder = model.transformer.prefix_encoder.to_empty(device=main).requires_grad_(True)
@@ -281,7 +238,7 @@ def load_dispatched(
         place, is_weight = find_place(name, device_map), isinstance(tensor, nn.Parameter)
         if name not in weights or (place == "disk" and is_weight):
             continue
-        place, stored = main if place == "disk" else place, weights.tensors[name]
+        place, stored = main if place == "disk" else place, weights[name]
         if (stored.data_ptr(), place) not in loaded:
             loaded[stored.data_ptr(), place] = stored.to(tensor.dtype).to(torch_device(place))
         value = loaded[stored.data_ptr(), place]
@@ -289,13 +246,13 @@ def load_dispatched(
         if place == "cpu":
             in_memory[name] = value
         if value is not stored:  # else it stays in its file's pages
-            release(stored)
+            release([stored])
     output_place = find_place(f"{OUTPUT}.weight", device_map)
     if config.tie_word_embeddings and output_place == find_place(f"{EMBEDDING}.weight", device_map):
         model.tie_weights()
     if output_place == "disk" and isinstance(model.lm_head, OutputLinear):
         model.lm_head.exact = True  # no second copy in memory
-    return dispatch(model, device_map, ChainMap(in_memory, weights))
+    return dispatch(model, device_map, ChainMap(in_memory, OffloadedWeights(weights)))
 
 
 def dispatch(

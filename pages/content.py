@@ -1,0 +1,92 @@
+"""What the two web pages share: sliders, requests, what a person is told of an error, a chat as a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
+from engine import EngineError, Request, chat_request
+from loading.arguments import SamplingArguments
+
+HISTORY_ROUNDS = 200  # a page keeps so many, the newest
+SLIDER_LENGTH = 4096  # tokens, the original's; models that are trained for fewer end the slider there
+ANSWER_ERRORS = (EngineError, PromptTooLongError, InvalidLogitsError)
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Questions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Slider(NamedTuple):
+    """What a slider can be set to, and where it stands at first."""
+
+    least: float
+    most: float
+    value: float
+    step: float
+
+
+def sliders(sampling: SamplingArguments, limit: int) -> dict[str, Slider]:
+    """Return the sliders of a page: the original's, within what the model allows.
+
+    Args:
+        sampling: where they stand at first.
+        limit: tokens that the model was trained for.
+    """
+    most = min(SLIDER_LENGTH, limit)
+    return {
+        "max_length": Slider(2, most, min(sampling.max_length, most), 1),
+        "top_p": Slider(0.01, 1.0, sampling.top_p, 0.01),
+        "temperature": Slider(0.0, max(1.0, sampling.temperature), sampling.temperature, 0.01),
+    }
+
+
+def make_request(
+    tokenizer: ChatGLMTokenizer, query: str, history: Sequence[Sequence[str]], sampling: SamplingArguments
+) -> tuple[Request, int]:
+    """Return the engine's request for a question, and how many of the oldest rounds do not fit into it.
+
+    Raises:
+        PromptTooLongError: the question is too long.
+    """
+    return chat_request(tokenizer, query, history, seed=sampling.seed, **sampling.chat_keywords())
+
+
+def describe(error: Exception, texts: dict[str, str]) -> str:
+    """Return what a person is told of an error."""
+    if isinstance(error, PromptTooLongError):
+        return texts["too_long"].format(error.tokens, error.limit)
+    return texts["error"].format(error)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def read_history(data: bytes) -> list[list[str]]:
+    """Return the rounds in a file: `[[question, answer], …]`, or an object with that as its `history`, as API replies.
+
+    Raises:
+        ValueError: the file is not that.
+    """
+    content = json.loads(data.decode("utf-8-sig"))
+    if isinstance(content, dict):
+        content = content.get("history")
+    return check_history(content)
+
+
+def check_history(content: object) -> list[list[str]]:
+    """Return the newest rounds of something that came from outside.
+
+    Raises:
+        ValueError: it is not a list of pairs of texts.
+    """
+    if not isinstance(content, list):
+        raise ValueError(f"there is no list of rounds but {type(content).__name__}")
+    for number, pair in enumerate(content, 1):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise ValueError(f"round {number} is not a pair of texts")
+    return content[-HISTORY_ROUNDS:]

@@ -1,0 +1,117 @@
+"""The texts of the web pages and of the terminal, and example questions, in Chinese and English."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MODEL_NAME = "ChatGLM-6B"
+
+TEXTS = {
+    "zh": {
+        "subtitle": "开源双语对话语言模型",
+        "welcome": "你好，想聊点什么？",
+        "placeholder": "输入问题，Shift+Enter 换行",
+        "settings": "参数设置",
+        "max_length": "最大长度",
+        "max_length_info": "历史、问题和回答合计的 token 数上限",
+        "top_p": "Top P",
+        "top_p_info": "越小，用词越保守",
+        "temperature": "温度",
+        "temperature_info": "0 总是取最可能的词，越大越多样",
+        "chat": "对话",
+        "clear": "清空对话",
+        "save": "保存对话",
+        "load": "载入对话",
+        "queue": "正在排队，前面还有 {} 人…",
+        "next": "正在排队，下一个就是你…",
+        "dropped": "对话已超出长度上限，最早的 {} 轮不再计入上下文。",
+        "length": "回答达到长度上限，已截断。可以调大最大长度，或清空对话。",
+        "too_long": "问题有 {} 个 token，超过了总长度上限 {}。请缩短问题，或调大最大长度。",
+        "error": "出错了：{}",
+        "wrong_file": "无法载入：文件应是 JSON，内容为 [[问题, 回答], …]。{}",
+        "loaded": "已载入 {} 轮对话。",
+    },
+    "en": {
+        "subtitle": "an open bilingual dialogue language model",
+        "welcome": "Hello, what shall we talk about?",
+        "placeholder": "Ask something (Shift+Enter: new line)",
+        "settings": "Settings",
+        "max_length": "Maximum length",
+        "max_length_info": "limit of history, question and answer together, in tokens",
+        "top_p": "Top P",
+        "top_p_info": "smaller keeps to likelier words",
+        "temperature": "Temperature",
+        "temperature_info": "0 always takes the likeliest word, more varies more",
+        "chat": "Chat",
+        "clear": "Clear history",
+        "save": "Save chat",
+        "load": "Load chat",
+        "queue": "Waiting: {} people are before you …",
+        "next": "Waiting: you are next …",
+        "dropped": "The chat has outgrown its length limit: its oldest rounds ({}) no longer count.",
+        "length": "The answer reached the length limit and was cut. Raise the maximum length, or clear the history.",
+        "too_long": "The question has {} tokens, the limit is {}. Shorten it, or raise the maximum length.",
+        "error": "Something went wrong: {}",
+        "wrong_file": "Cannot load this: the file must be JSON, [[question, answer], …]. {}",
+        "loaded": "Rounds loaded: {}.",
+    },
+}
+
+
+TERMINAL_TEXTS = {
+    "zh": {
+        "welcome": "欢迎使用 ChatGLM-6B 模型，输入内容即可进行对话，clear 清空对话历史，stop 终止程序",
+        "user": "用户：",
+        "model": "ChatGLM-6B：",
+        "cleared": "对话历史已清空",
+        "interrupted": "（回答已中断）",
+        "dropped": "（对话已超出长度上限，最早的几轮不再计入上下文；此后不再提示）",
+        "too_long": "问题有 {} 个 token，超过了总长度上限 {}，请缩短问题，或调大 --max-length",
+        "error": "错误：{}",
+    },
+    "en": {
+        "welcome": "Welcome to ChatGLM-6B. Type to chat; clear empties the history, stop ends the program",
+        "user": "User: ",
+        "model": "ChatGLM-6B: ",
+        "cleared": "The history is empty",
+        "interrupted": "(answer interrupted)",
+        "dropped": "(The chat has outgrown its length limit: from now on its oldest rounds are left out)",
+        "too_long": "The question has {} tokens, the limit is {}: please reduce the length, or raise --max-length",
+        "error": "Error: {}",
+    },
+}
+
+
+class Example(NamedTuple):
+    """A question to begin with, and a title for its button."""
+
+    title: str
+    question: str
+
+
+EXAMPLES = {
+    "zh": {
+        "self-introduction": Example("自我介绍", "介绍一下你自己"),
+        "outline": Example("写提纲", "帮我写一个关于春节的演讲提纲"),
+        "advertisement": Example("写广告", "类型#裙*材质#棉*颜色#白色*风格#简约"),
+        "e-mail": Example("写邮件", "帮我写一封邮件，向王老师请假，原因是明天要去医院看病，署名李明"),
+        "information-extraction": Example("提取信息", "提取人物、地点和时间：昨天下午，王小明在图书馆看书。"),
+        "role-play": Example("角色扮演", "请你扮演一位医生"),
+        "comparison": Example("比较", "比较一下猫和狗"),
+        "travel-guide": Example("旅行计划", "帮我做一个北京三天的旅行计划"),
+    },
+    "en": {
+        "self-introduction": Example("Introduce yourself", "Please introduce yourself"),
+        "outline": Example("Outline", "Write an outline for a speech about music"),
+        "advertisement": Example("Advertisement", "类型#裙*材质#棉*颜色#白色*风格#简约"),
+        "e-mail": Example(
+            "E-mail", "Write an email from Anna Brown asking Mr. Smith for leave because I have a fever today"
+        ),
+        "information-extraction": Example(
+            "Extract facts", "Extract who, where and when: On Monday morning, Peter Hill read a book in the library."
+        ),
+        "role-play": Example("Role play", "Pretend to be a doctor"),
+        "comparison": Example("Compare", "Compare cats and dogs"),
+        "travel-guide": Example("Travel guide", "Plan a trip to Beijing for three days"),
+    },
+}
