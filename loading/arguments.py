@@ -218,6 +218,10 @@ class SamplingArguments:
         Text("limit of an answer alone, in tokens; 1 and up", "单个回答的 token 数上限；1 以上"),
         shown=Text("what max-length leaves", "max-length 的余量"),
     )
+    top_k: int = flag(
+        model_sampling.TOP_K,
+        Text("sample from so many likeliest tokens at most; 0 for all", "至多从这么多个最可能的 token 中采样；0 为不限"),
+    )
     top_p: float = flag(
         model_sampling.TOP_P,
         Text(
@@ -259,6 +263,7 @@ class SamplingArguments:
         keywords = {
             "max_length": self.max_length,
             "max_new_tokens": self.max_new_tokens,
+            "top_k": self.top_k,
             "top_p": self.top_p,
             "temperature": self.temperature,
             "repetition_penalty": self.repetition_penalty,

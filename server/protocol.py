@@ -73,7 +73,8 @@ def whole(**limits: Any) -> Any:
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Temperature = Annotated[Number, Field(ge=0, le=100, description="0 takes the likeliest token")]
-TopP = Annotated[Number, Field(ge=0, le=1, description="draw from the likeliest tokens of this probability together")]
+TopP = Annotated[Number, Field(ge=0, le=1, description="sample from the likeliest tokens of this probability together")]
+TopK = whole(ge=0, description="sample from so many likeliest tokens at most; 0 for all")
 RepetitionPenalty = Annotated[Number, Field(ge=0.01, le=10)]  # far below, logits would overflow
 Seed = whole(ge=-(1 << 63), lt=1 << 63, description="the same seed, the same answer")
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
@@ -92,6 +93,7 @@ class Sampling(BaseModel):
     model_config = ConfigDict(strict=True)
 
     temperature: Temperature | None = None
+    top_k: TopK | None = None
     top_p: TopP | None = None
     repetition_penalty: RepetitionPenalty | None = None
     language: Literal["zh", "en"] | None = None

@@ -132,6 +132,7 @@ class Service:
 
         return {
             "temperature": given(body.temperature, default.temperature),
+            "top_k": given(body.top_k, default.top_k),
             "top_p": given(body.top_p, default.top_p),
             "repetition_penalty": given(body.repetition_penalty, default.repetition_penalty),
             "language": given(body.language, default.answer_language),
