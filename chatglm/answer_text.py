@@ -41,6 +41,8 @@ class SettledText:
             self.pending = self.pending.lstrip()
         body = self.pending.rstrip()
         unsettled = None if ended else UNSETTLED_END.search(body)
+        if unsettled and not UNSETTLED_END.search(process_response(self.last + body, self.map_punctuation)):
+            unsettled = None  # punctuation behind a Chinese character is in full width already
         end = unsettled.start() if unsettled else len(body)
         end = len(self.pending[:end].rstrip())
         if not end:
