@@ -105,11 +105,17 @@ def test_forward_padded_batch_equals_original(small_model, mask):
     assert_close(logits[:, -1], original.FORWARD["batch.logits_last"])
 
 
+def enable_checkpointing(model):
+    """Let blocks be computed again in the backward pass; newer libraries call the method otherwise."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_loss_and_gradients_equal_original(small_model, checkpointing):
     model = copy.deepcopy(small_model)
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(model)
         model.train()  # there is no dropout without a prefix
     loss = model(original.FORWARD["loss.input_ids"], labels=original.FORWARD["loss.labels"]).loss
     assert_close(loss, original.FORWARD["loss.value"])
@@ -147,7 +153,8 @@ def generate_with(**arguments):
 WAYS = {
     "generate": generate_with(),
     "without cache": generate_with(use_cache=False),
-    "prompt lookup": generate_with(prompt_lookup_num_tokens=3),
+    # transformers 5.0 adds a token beyond max_length at times, for its own models, too
+    "prompt lookup": lambda model, ids, n: generate_with(prompt_lookup_num_tokens=3)(model, ids, n)[:, :n],
     "static cache": generate_with(cache_implementation="static"),
     "assistant": lambda model, ids, length: generate_with(assistant_model=model)(model, ids, length),
     "stream_generate": stream_to_the_end,
@@ -417,7 +424,7 @@ def test_gradient_checkpointing_changes_no_gradient(random_model):
     gradients = []
     for checkpointing in (False, True):
         if checkpointing:
-            random_model.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(random_model)
         random_model.train().zero_grad()
         random_model(ids, labels=ids).loss.backward()
         gradients.append(random_model.transformer.layers[0].mlp.dense_h_to_4h.weight.grad.clone())
