@@ -12,7 +12,7 @@ from loading import arguments
 from loading.adapters import LORA_TARGETS
 
 LIBRARY_FIELDS = {item.name for item in dataclasses.fields(Seq2SeqTrainingArguments)}
-# The library has renamed flags, the last two in 5.24; command lines with either name run on every version.
+# The library has renamed flags, the last two within 5.x; command lines with either name run on every version.
 RENAMED = (
     ("evaluation_strategy", "eval_strategy"),
     ("no_cuda", "use_cpu"),
