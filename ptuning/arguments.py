@@ -1,6 +1,7 @@
 """The arguments of training and evaluation: the original's names and meanings on today's library."""
 
 import argparse
+import dataclasses
 import re
 from dataclasses import dataclass, field
 
@@ -10,8 +11,14 @@ from chatglm.sampling import TEMPERATURE, TOP_P
 from loading import arguments
 from loading.adapters import LORA_TARGETS
 
-# compat: flags of the original's library that today's has under another name
-RENAMED = {"evaluation_strategy": "eval_strategy", "no_cuda": "use_cpu"}
+LIBRARY_FIELDS = {item.name for item in dataclasses.fields(Seq2SeqTrainingArguments)}
+# The library has renamed flags, the last two within 5.x; command lines with either name run on every version.
+RENAMED = (
+    ("evaluation_strategy", "eval_strategy"),
+    ("no_cuda", "use_cpu"),
+    ("gradient_checkpointing", "activation_checkpointing"),
+    ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
+)
 
 
 @dataclass
@@ -117,9 +124,6 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, none, or another logger"})
 
     def __post_init__(self) -> None:
-        # reentrant checkpoints lose the gradient of a prefix, whose model's inputs need none
-        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
-            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
         if self.save_total_limit is not None and self.save_total_limit < 1:
             raise ValueError(f"save_total_limit must be at least 1, got {self.save_total_limit}")
         self.logging_nan_inf_filter = False  # a loss that is not finite stops the run
@@ -155,8 +159,9 @@ def parse_training_arguments(
 def translate(words: list[str]) -> list[str]:
     """Return command-line words with flags named as the installed library names them."""
     words = list(words)
-    for old, new in RENAMED.items():
-        words = [re.sub(rf"^--{old}(?=$|=)", f"--{new}", word) for word in words]
+    for old, new in RENAMED:
+        wrong, right = (old, new) if new in LIBRARY_FIELDS else (new, old)
+        words = [re.sub(rf"^--{wrong}(?=$|=)", f"--{right}", word) for word in words]
     joined = " ".join(words)
     if ("--device cpu" in joined or "--device=cpu" in joined) and "--use_cpu" not in words:
         words.append("--use_cpu")

@@ -6,8 +6,6 @@ import os
 from collections import Counter
 from pathlib import Path
 
-import deprecations
-import original
 import pytest
 import torch
 
@@ -21,6 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # test processes side by side share the
 
 def pytest_configure():
     """Watch for what libraries call deprecated."""
+    import deprecations  # here, as for `small_reference`
+
     deprecations.watch()
 
 
@@ -45,6 +45,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(autouse=True)
 def no_deprecations():
     """Fail a test in which one of the project's files uses what a library calls deprecated."""
+    import deprecations
     from transformers.utils import logging
 
     logging.set_verbosity_warning()  # loading by the scripts' loader silences it
@@ -65,6 +66,8 @@ def reference() -> Path:
 @pytest.fixture(scope="session")
 def small_reference() -> Path:
     """Return the folder of the small checkpoint that the original's outputs in `original.py` belong to."""
+    import original  # here, as scripts import this module for its ROOT
+
     return original.FOLDER
 
 

@@ -202,10 +202,6 @@ def test_retry_undo_and_edit(visit, site):
     person.shows("fifth", "answer 0 to fifth")
 
 
-@pytest.mark.skipif(
-    tuple(map(int, gradio.__version__.split(".")[:2])) < (6, 18),
-    reason="with Gradio 6.17, all that goes with transformers 4.40, clearing does not end a running answer",
-)
 def test_clear_ends_the_answer_and_the_history(visit, site, capfd):
     person, site.engine.seconds = visit(), 0.05
     person.ask("long")
