@@ -39,7 +39,9 @@ def main() -> int:
     model, tokenizer = load_model_and_tokenizer(model_arguments)
     if sampling.seed is not None:
         set_seed(sampling.seed)
-    chat = Chat(model, tokenizer, sampling.chat_keywords(), TERMINAL_TEXTS[arguments.lang])
+    chat = Chat(
+        model, tokenizer, sampling.chat_keywords(), TERMINAL_TEXTS[arguments.lang], model.config.max_sequence_length
+    )
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return answer_lines(chat)
     converse(chat)

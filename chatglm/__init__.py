@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from .cache import ChatGLMCache
@@ -10,7 +12,10 @@ from .modeling_chatglm import ChatGLMForConditionalGeneration, ChatGLMModel
 from .sampler import InvalidLogitsError
 from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder, PromptTooLongError, build_prompt
 
+EMBEDDED_CHECKPOINT = str(Path(__file__).resolve().parent)  # `from_pretrained` takes it, wherever pip has put it
+
 __all__ = [
+    "EMBEDDED_CHECKPOINT",
     "ChatGLMCache",
     "ChatGLMConfig",
     "ChatGLMForConditionalGeneration",

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-QUANTIZATION_BITS = (0, 4, 8)
+from .bits import BITS
+
+QUANTIZATION_BITS = (0, *BITS)
 # compat: sqrt(2 l) of the 28-layer model; the original uses it whatever `num_layers` says
 RESIDUAL_SCALE = math.sqrt(2 * 28)
 

@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers.utils import cached_file, logging
+from transformers.utils import logging
+
+from .kernel_cache import KernelError, cache_directory, find_source
 
 logger = logging.get_logger(__name__)
 
@@ -37,59 +39,6 @@ BLOCK, LANES = 512, 16  # columns that are quantised together, and groups in the
 LARGEST_HEAD = 256
 CACHED_BYTES = 1 << 20  # of a matrix, that stay in the cache from token to token
 COMPILE_SECONDS = 300
-
-# Where checkpoints came from: their `kernels` folder is looked into if there is none beside this module.
-_checkpoints: list[str] = []
-
-
-class KernelError(RuntimeError):
-    """The CPU kernels cannot be compiled or loaded; the message says what would help."""
-
-
-def look_in(name_or_path: str) -> None:
-    """Let a checkpoint's folder or hub name be searched for the kernel source, too.
-
-    transformers copies a checkpoint's Python files to its module cache, and leaves other files behind.
-    """
-    if name_or_path and name_or_path not in _checkpoints:
-        _checkpoints.append(name_or_path)
-
-
-def find_source(name: str = SOURCE) -> Path:
-    """Return the path of a kernel source: beside this module, else in one of the checkpoints.
-
-    Raises:
-        KernelError: it is nowhere.
-    """
-    beside = Path(__file__).resolve().parent / name
-    if beside.exists():
-        return beside
-    for checkpoint in _checkpoints:
-        try:
-            found = cached_file(checkpoint, name)
-        except (OSError, ValueError) as error:  # not there, or offline
-            logger.info("no %s in %s: %s", name, checkpoint, error)
-            continue
-        if found is not None:
-            return Path(found)
-    raise KernelError(
-        f"{name} is neither beside {beside.parent.parent.name} nor in {_checkpoints}: copy the folder there"
-    )
-
-
-def cache_directory() -> Path:
-    """Return the user's folder for compiled kernels, which nobody else may write to.
-
-    Raises:
-        OSError: it cannot be made, or it belongs to somebody else.
-    """
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    directory = Path(base) / "chatglm" / "cpu"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = directory.stat()
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise PermissionError(f"{directory} can be written by others")
-    return directory
 
 
 def cpu_description() -> str:
@@ -208,7 +157,7 @@ def build(source: Path) -> Path:
     parts = [source.read_text(encoding="utf-8"), compilers, cpu_description(), torch.__version__, torch.__file__]
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
     try:
-        directory = cache_directory()
+        directory = cache_directory("cpu")
     except OSError as error:
         logger.info("compiled CPU kernels are not kept: %s", error)
         directory = Path(tempfile.mkdtemp(prefix="chatglm-"))
@@ -241,7 +190,7 @@ def _report_threads(threaded: bool) -> None:
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None, after one warning, where they cannot be had."""
     try:
-        kernels = ctypes.CDLL(str(build(find_source())))
+        kernels = ctypes.CDLL(str(build(find_source(SOURCE))))
     except (KernelError, OSError, subprocess.TimeoutExpired) as error:
         logger.warning("quantised layers are slow on this CPU, PyTorch computes them: %s", error)
         return None

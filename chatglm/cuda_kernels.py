@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import logging
 
-from .cpu_kernels import KernelError, find_source
+from .kernel_cache import KernelError, cache_directory, find_source
 
 logger = logging.get_logger(__name__)
 
@@ -154,14 +154,6 @@ def compile_kernels(source: str, capability: tuple[int, int], nvrtc: ctypes.CDLL
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
 
 
-def cache_directory() -> Path:
-    """Return the user's folder for compiled kernels; only the user can read it."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    directory = Path(base) / "chatglm" / "cuda"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return directory
-
-
 def kernel_image(capability: tuple[int, int]) -> bytes:
     """Return the compiled kernels for a GPU, from the cache directory or freshly compiled.
 
@@ -174,7 +166,7 @@ def kernel_image(capability: tuple[int, int]) -> bytes:
         raise CudaKernelError(str(error)) from error
     key = hashlib.sha256(f"{source}|{torch.version.cuda}".encode()).hexdigest()[:24]
     try:
-        file = cache_directory() / f"{key}-sm_{capability[0]}{capability[1]}"
+        file = cache_directory("cuda") / f"{key}-sm_{capability[0]}{capability[1]}"
         if file.exists():
             return file.read_bytes()
     except OSError as error:

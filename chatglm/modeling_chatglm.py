@@ -23,8 +23,9 @@ from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
 
 # the library copies those Python files of a checkpoint that this file names as `from .name import`, and no others
-from . import cpu_decode, cpu_kernels
+from . import cpu_decode, kernel_cache
 from .answer_text import AnswerText  # noqa: F401
+from .bits import check_bits  # noqa: F401
 from .cache import CACHE_NAME, CausalOutput, ChatGLMCache, ModelOutput, one_cache
 from .configuration_chatglm import RESIDUAL_SCALE, ChatGLMConfig
 from .cpu_decode import cache_dtype  # noqa: F401
@@ -32,6 +33,7 @@ from .cpu_kernels import KernelError  # noqa: F401
 from .cuda_decode import decode_step, release_graphs
 from .cuda_kernels import linear  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
+from .kernel_cache import find_source  # noqa: F401
 from .positions import AttentionPlan, PromptLayout, apply_rotary, rotary_tables
 from .quantization import BlockQuantizer, QuantizedLinear, tie_quantized_embeddings
 from .quantization import quantize as quantize_layers
@@ -422,7 +424,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, ChatMixin, Generat
 
     def __init__(self, config: ChatGLMConfig) -> None:
         super().__init__(config)
-        cpu_kernels.look_in(getattr(config, "_name_or_path", ""))
+        kernel_cache.look_in(getattr(config, "_name_or_path", ""))
         self.transformer = ChatGLMModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.quantization_bit:

@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from . import cpu_kernels, cuda_kernels
+from . import cpu_kernels, cuda_kernels, kernel_cache
 from .bits import check_bits
 
 # The matrices of a block that the original quantises, by their path in the block.
@@ -553,7 +553,7 @@ def quantize(
         ValueError: other bits, a matrix with an odd number of columns, or a model that is quantised already.
     """
     check_bits(bits)
-    cpu_kernels.look_in(getattr(model.config, "_name_or_path", ""))
+    kernel_cache.look_in(getattr(model.config, "_name_or_path", ""))
     quantized = next((module for module in model.modules() if isinstance(module, _Quantized)), None)
     if quantized is not None:
         raise ValueError(

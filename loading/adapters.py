@@ -94,6 +94,8 @@ def read_prefix(folder: Path, config: ChatGLMConfig) -> dict[str, torch.Tensor]:
     """
     own = (folder / PREFIX_FILE).exists()
     file = folder / (PREFIX_FILE if own else ORIGINAL_PREFIX_FILE)
+    if not file.exists():
+        raise LoadError(f"{folder} holds no adapter: none of {PREFIX_FILE}, {ORIGINAL_PREFIX_FILE}, {LORA_CONFIG_FILE}")
     check_file(file)
     if own:
         header = read_header(file)

@@ -255,7 +255,9 @@ class SamplingArguments:
     )
 
     def __post_init__(self) -> None:
-        model_sampling.check_sampling(**{name: getattr(self, name) for name in model_sampling.RANGES})
+        model_sampling.check_sampling(
+            **{name: vars(self)[name] for name in model_sampling.RANGES if name in vars(self)}
+        )
         model_sampling.check_language(self.answer_language, "answer_language")
 
     def chat_keywords(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
 from engine import EngineError, Request, chat_request
 from loading.arguments import SamplingArguments
 
+from .texts import too_long
+
 HISTORY_ROUNDS = 200  # a page keeps so many, the newest
 SLIDER_LENGTH = 4096  # tokens, the original's; models that are trained for fewer end the slider there
 ANSWER_ERRORS = (EngineError, PromptTooLongError, InvalidLogitsError)
@@ -54,10 +56,10 @@ def make_request(
     return chat_request(tokenizer, query, history, seed=sampling.seed, **sampling.chat_keywords())
 
 
-def describe(error: Exception, texts: dict[str, str]) -> str:
-    """Return what a person is told of an error."""
+def describe(error: Exception, texts: dict[str, str], model_limit: int | None = None) -> str:
+    """Return what a person is told of an error; the limit is of what the model itself takes, in tokens."""
     if isinstance(error, PromptTooLongError):
-        return texts["too_long"].format(error.tokens, error.limit)
+        return too_long(error, texts, model_limit)
     return texts["error"].format(error)
 
 

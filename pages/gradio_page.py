@@ -236,7 +236,7 @@ class Page:
                     if reason == "length":
                         notes.append(texts["length"])
         except (*ANSWER_ERRORS, ValueError) as error:
-            notes = [describe(error, texts)]
+            notes = [describe(error, texts, self.engine.model.config.max_sequence_length)]
         finally:  # also where the tab was closed
             asking.stop()
             current = self.asking.get(tab)

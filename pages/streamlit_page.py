@@ -101,7 +101,8 @@ def answer_question(
                     history.append([query, reply])
                     del history[:-HISTORY_ROUNDS]
     except (*ANSWER_ERRORS, ValueError) as error:
-        st.error(question_markdown(describe(error, texts), STREAMLIT))
+        told = describe(error, texts, engine.model.config.max_sequence_length)
+        st.error(question_markdown(told, STREAMLIT))
         return
     if dropped:
         st.caption(texts["dropped"].format(dropped))

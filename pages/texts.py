@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from chatglm import PromptTooLongError
 
 MODEL_NAME = "ChatGLM-6B"
 
@@ -27,6 +30,7 @@ TEXTS = {
         "dropped": "对话已超出长度上限，最早的 {} 轮不再计入上下文。",
         "length": "回答达到长度上限，已截断。可以调大最大长度，或清空对话。",
         "too_long": "问题有 {} 个 token，超过了总长度上限 {}。请缩短问题，或调大最大长度。",
+        "too_long_for_model": "问题有 {} 个 token，超过了模型的长度上限 {}。请缩短问题。",
         "error": "出错了：{}",
         "wrong_file": "无法载入：文件应是 JSON，内容为 [[问题, 回答], …]。{}",
         "loaded": "已载入 {} 轮对话。",
@@ -51,6 +55,7 @@ TEXTS = {
         "dropped": "The chat has outgrown its length limit: its oldest rounds ({}) no longer count.",
         "length": "The answer reached the length limit and was cut. Raise the maximum length, or clear the history.",
         "too_long": "The question has {} tokens, the limit is {}. Shorten it, or raise the maximum length.",
+        "too_long_for_model": "The question has {} tokens, and the model reads at most {}. Shorten it.",
         "error": "Something went wrong: {}",
         "wrong_file": "Cannot load this: the file must be JSON, [[question, answer], …]. {}",
         "loaded": "Rounds loaded: {}.",
@@ -67,6 +72,7 @@ TERMINAL_TEXTS = {
         "interrupted": "（回答已中断）",
         "dropped": "（对话已超出长度上限，最早的几轮不再计入上下文；此后不再提示）",
         "too_long": "问题有 {} 个 token，超过了总长度上限 {}，请缩短问题，或调大 --max-length",
+        "too_long_for_model": "问题有 {} 个 token，超过了模型的长度上限 {}，请缩短问题",
         "error": "错误：{}",
     },
     "en": {
@@ -77,6 +83,7 @@ TERMINAL_TEXTS = {
         "interrupted": "(answer interrupted)",
         "dropped": "(The chat has outgrown its length limit: from now on its oldest rounds are left out)",
         "too_long": "The question has {} tokens, the limit is {}: please reduce the length, or raise --max-length",
+        "too_long_for_model": "The question has {} tokens, and the model reads at most {}: please reduce the length",
         "error": "Error: {}",
     },
 }
@@ -115,3 +122,15 @@ EXAMPLES = {
         "travel-guide": Example("Travel guide", "Plan a trip to Beijing for three days"),
     },
 }
+
+
+def too_long(error: PromptTooLongError, texts: dict[str, str], model_limit: int | None = None) -> str:
+    """Return what a person is told of a question that is too long.
+
+    Args:
+        error: says how long it is, and how long it may be.
+        texts: of a language, `TEXTS` or `TERMINAL_TEXTS`.
+        model_limit: tokens that the model itself takes; to raise the limit beyond it is no advice.
+    """
+    at_most = model_limit is not None and error.limit >= model_limit
+    return texts["too_long_for_model" if at_most else "too_long"].format(error.tokens, error.limit)

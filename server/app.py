@@ -45,7 +45,7 @@ def build_app(
     if arguments.allow_origin:
         origins = [origin.strip() for origin in arguments.allow_origin.split(",")]
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
-    add_error_handlers(app)
+    add_error_handlers(app, service.limit)
     add_original_routes(app, service)
     add_openai_routes(app, service)
     if arguments.glm_bot:

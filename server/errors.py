@@ -41,10 +41,16 @@ def failure(path: str, error: ApiError) -> JSONResponse:
     return JSONResponse(error_body(path, error), error.status, error.headers)
 
 
-def as_api_error(error: Exception) -> ApiError:
-    """Give an engine's error its HTTP status."""
+def as_api_error(error: Exception, model_limit: int) -> ApiError:
+    """Give an engine's error its HTTP status; the limit is of what the model itself takes, in tokens."""
     status, code = ENGINE_ERRORS[type(error)]
-    return ApiError(status, str(error), code, {"Retry-After": "1"} if status in (429, 503) else None)
+    message = str(error)
+    if isinstance(error, PromptTooLongError) and error.limit >= model_limit:  # to raise max_length is no advice then
+        message = (
+            f"the question has {error.tokens} tokens, but the model takes at most {error.limit} of prompt and answer "
+            "together; please reduce the length of the question"
+        )
+    return ApiError(status, message, code, {"Retry-After": "1"} if status in (429, 503) else None)
 
 
 def client_gone() -> ApiError:
@@ -52,14 +58,14 @@ def client_gone() -> ApiError:
     return ApiError(499, "the client has gone", "client_gone")
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def add_error_handlers(app: FastAPI, model_limit: int) -> None:
     """Give every error the shape that the clients of its route read."""
 
     async def refuse(request: Request, error: ApiError) -> Response:
         return failure(request.url.path, error)
 
     async def refuse_in_engine(request: Request, error: Exception) -> Response:
-        return failure(request.url.path, as_api_error(error))
+        return failure(request.url.path, as_api_error(error, model_limit))
 
     async def refuse_route(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:  # how the framework reports a body that the JSON parser gave up on

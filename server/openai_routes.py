@@ -90,7 +90,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
             if body.stream_options is not None and body.stream_options.include_usage:
                 yield send(usage=usage(answers))
         except tuple(ENGINE_ERRORS) as error:
-            yield event(error_body("/v1", as_api_error(error)))
+            yield event(error_body("/v1", as_api_error(error, service.limit)))
         finally:
             service.log(name, answers, texts, query)
         yield DONE

@@ -37,7 +37,7 @@ def add_original_routes(app: FastAPI, service: Service) -> None:
                 else:
                     yield event({"delta": piece.text, "finished": False})
         except tuple(ENGINE_ERRORS) as error:
-            yield event(error_body("/", as_api_error(error)))
+            yield event(error_body("/", as_api_error(error, service.limit)))
         finally:
             service.log(new_id("stream"), [answer], [text], body.prompt)
         yield DONE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -220,6 +221,37 @@ def test_answer_lines_says_that_a_question_is_too_long(small, monkeypatch, capsy
     assert [query for query, _ in chat.history] == ["今天"] and len(out.splitlines()) >= 2
 
 
+def test_a_limit_that_is_the_models_own_is_not_to_be_raised():
+    for texts in TERMINAL_TEXTS.values():
+        chat = terminal_chat.Chat(None, None, {}, texts, model_limit=2048)
+        told = chat.describe(PromptTooLongError(3000, 2048))
+        assert "3000" in told and "2048" in told and "--max-length" not in told
+        assert "--max-length" in chat.describe(PromptTooLongError(3000, 1000))
+
+
+@pytest.mark.parametrize("word", ["stop", "exit", "quit", "Stop", " QUIT "])
+def test_words_that_end_the_chat_are_commands(monkeypatch, capsys, word):
+    model = ReplayModel(["一", "二", "三"])
+    assert answers_to(monkeypatch, capsys, f"甲\n CLEAR \n乙\n{word}\n丙\n", model) == (0, "一\n二\n", "")
+    assert [history for _, history, _ in model.calls] == [[], []]
+
+
+def test_word_wrap_breaks_between_words_however_the_text_comes():
+    generator = random.Random(0)
+    parts = ["a", "word", "中文", "international", "，", "4,000", "\n", "https://example.com/a/long/address"]
+    for _ in range(200):
+        text = "".join(part + generator.choice(["", " "]) for part in generator.choices(parts, k=40))
+        for size in (1, 3, 1000):
+            wrap, width = terminal_chat.WordWrap(12), 40
+            pieces = [text[start : start + size] for start in range(0, len(text), size)]
+            shown = "".join(wrap.add(piece, width) for piece in pieces) + wrap.kept
+            assert re.sub(r"\s", "", shown) == re.sub(r"\s", "", text)
+            for word in re.findall(r"[!-~]+", text):
+                assert len(word) >= 20 or word in shown, (text, shown)
+        wrap = terminal_chat.WordWrap(12)
+        assert wrap.add(text, float("inf")) + wrap.kept == text  # what is not a terminal gets the text as it is
+
+
 # The program
 
 
@@ -286,7 +318,8 @@ def terminal(request):
     terminals = []
 
     def start(answers: str, seconds: float = 0.0, **environment: str) -> Terminal:
-        terminals.append(Terminal(REPLAY.format(answers=answers, seconds=seconds), **environment))
+        code = REPLAY.format(answers=answers, seconds=seconds)
+        terminals.append(Terminal(code, **{"NO_COLOR": "1"} | environment))
         return terminals[-1]
 
     yield start
@@ -359,3 +392,59 @@ def test_terminal_ends_on_ctrl_d_and_shows_errors(terminal):
     screen.type("\x04")
     assert screen.wait() == 0
     assert "Traceback" not in screen.output
+
+
+@needs_terminal
+def test_terminal_wraps_english_and_keeps_pressed_keys_out_of_the_answer(terminal):
+    answer = "one two three four five " * 8
+    screen = terminal(f"[{answer!r}, {HISTORY}]", seconds=0.01)
+    screen.read_until("用户：")
+    screen.type("count\r")
+    screen.read_until("ChatGLM-6B：")
+    screen.type("next")  # during the answer: it is the beginning of the next question
+    shown = screen.read_until("用户：")
+    lines = ("ChatGLM-6B：" + shown).rstrip().split("\r\n")
+    assert " ".join(line.strip() for line in lines) == "ChatGLM-6B：" + answer.strip()
+    assert len(lines) > 2 and all(len(line) < 80 for line in lines)
+    screen.type("?\r")
+    screen.read_until("ChatGLM-6B：next?")
+    screen.read_until("用户：")
+    screen.type("Exit\r")
+    assert screen.wait() == 0
+
+
+@needs_terminal
+@pytest.mark.parametrize("ended_by", ["Ctrl-C", "SIGTERM"])
+def test_terminal_echoes_again_whatever_ends_the_answer(terminal, ended_by):
+    import signal
+    import termios
+
+    def echoes() -> bool:
+        return bool(termios.tcgetattr(screen.screen)[3] & termios.ECHO)
+
+    screen = terminal("['一二三四五六七八九十' * 400]", seconds=0.01)
+    screen.read_until("用户：")
+    screen.type("数数\r")
+    screen.read_until("一二三")
+    assert not echoes()
+    if ended_by == "Ctrl-C":
+        screen.type("\x03")
+        screen.read_until("用户：")
+        screen.type("\x04")  # at the prompt, readline echoes by itself
+    else:
+        screen.process.send_signal(signal.SIGTERM)
+    screen.process.wait(timeout=60)
+    assert echoes()
+
+
+@needs_terminal
+@pytest.mark.parametrize(
+    ("environment", "colours"),
+    [({"NO_COLOR": ""}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": "", "TERM": "dumb"}, False)],
+)
+def test_terminal_shows_colours_unless_told_not_to(terminal, environment, colours):
+    screen = terminal("['一']", **environment)
+    screen.read_until("用户：")
+    screen.type("甲\r")
+    screen.read_until("ChatGLM-6B：")
+    assert ("\x1b[36m" in screen.output, "\x1b[32m" in screen.output) == (colours, colours)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatglm import cpu_kernels
+from chatglm import cpu_kernels, kernel_cache
 from chatglm.quantization import QuantizedLinear, dequantize_weight, input_gradient_reference, quantize_weight
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -505,13 +505,13 @@ def test_neon_equals_portable(tmp_path, architecture):
 
 def test_find_source_looks_into_checkpoints(tmp_path, monkeypatch):
     """A module in transformers' cache of remote code has no kernels beside it."""
-    monkeypatch.setattr(cpu_kernels, "__file__", str(tmp_path / "modules" / "cpu_kernels.py"))
-    monkeypatch.setattr(cpu_kernels, "_checkpoints", [])
-    with pytest.raises(cpu_kernels.KernelError, match="quantization_kernels.c is neither"):
-        cpu_kernels.find_source()
+    monkeypatch.setattr(kernel_cache, "__file__", str(tmp_path / "modules" / "kernel_cache.py"))
+    monkeypatch.setattr(kernel_cache, "_checkpoints", [])
+    with pytest.raises(kernel_cache.KernelError, match="quantization_kernels.c is neither"):
+        kernel_cache.find_source(cpu_kernels.SOURCE)
     checkpoint = tmp_path / "a checkpoint.v1 模型"
     (checkpoint / "kernels").mkdir(parents=True)
     (checkpoint / cpu_kernels.SOURCE).write_text("int x;")
-    cpu_kernels.look_in(str(tmp_path / "elsewhere"))
-    cpu_kernels.look_in(str(checkpoint))
-    assert cpu_kernels.find_source() == checkpoint / cpu_kernels.SOURCE
+    kernel_cache.look_in(str(tmp_path / "elsewhere"))
+    kernel_cache.look_in(str(checkpoint))
+    assert kernel_cache.find_source(cpu_kernels.SOURCE) == checkpoint / cpu_kernels.SOURCE

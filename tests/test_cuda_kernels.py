@@ -460,7 +460,7 @@ def test_kernel_image_is_kept_for_the_user_only(monkeypatch, tmp_path):
     images = [cuda_kernels.kernel_image(capability) for capability in ((9, 0), (9, 0), (8, 6))]
     assert images == [b"image 1", b"image 1", b"image 2"]
     assert compiled == [(9, 0), (8, 6)]
-    directory = cuda_kernels.cache_directory()
+    directory = cuda_kernels.cache_directory("cuda")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert len(list(directory.iterdir())) == 2  # no temporary files
 
@@ -473,7 +473,7 @@ def test_kernel_image_without_a_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cuda_kernels.os, "replace", lambda new, file: Path("/nowhere/file").touch())
     assert cuda_kernels.kernel_image((9, 0)) == b"image"
-    assert not list(cuda_kernels.cache_directory().iterdir())
+    assert not list(cuda_kernels.cache_directory("cuda").iterdir())
 
 
 def test_driver_errors_are_named(emulations):

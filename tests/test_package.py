@@ -181,3 +181,8 @@ def test_package_imports_nothing_of_the_project():
     ).stdout.split()
     assert "chatglm.modeling_chatglm" in modules
     assert not {"utils", "cli_demo", "api", "web_demo", "ptuning", "cpm_kernels", "gradio", "fastapi"} & set(modules)
+
+
+def test_embedded_checkpoint_is_named_by_the_package():
+    assert Path(chatglm.EMBEDDED_CHECKPOINT) == ROOT / "chatglm"
+    assert "EMBEDDED_CHECKPOINT" in chatglm.__all__
