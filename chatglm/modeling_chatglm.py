@@ -21,12 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.utils import logging
 
 # the library copies those Python files of a checkpoint that this file names as `from .name import`, and no others
 from . import cpu_decode, cpu_kernels
 from .answer_text import AnswerText  # noqa: F401
 from .cache import CACHE_NAME, CausalOutput, ChatGLMCache, ModelOutput, one_cache
-from .configuration_chatglm import RESIDUAL_SCALE, ChatGLMConfig
+from .configuration_chatglm import IS_REMOTE_CODE, RESIDUAL_SCALE, ChatGLMConfig
 from .cpu_decode import cache_dtype  # noqa: F401
 from .cpu_kernels import KernelError  # noqa: F401
 from .cuda_decode import decode_step, release_graphs
@@ -38,6 +39,8 @@ from .quantization import quantize as quantize_layers
 from .sampler import Sampler  # noqa: F401
 from .sampling import TEMPERATURE  # noqa: F401
 from .tokenization_chatglm import ChatGLMTokenizer  # noqa: F401
+
+logger = logging.get_logger(__name__)
 
 # --------------------------------------------------------------------------------------------------------------------
 # Attention, feed-forward, block
@@ -222,7 +225,13 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Load weights as the library does, and refuse a quantised checkpoint without its scales."""
+        """Load weights as the library does, and refuse a quantised checkpoint without its scales.
+
+        As a package, this executes no code of a checkpoint, whatever `trust_remote_code` says.
+        """
+        if kwargs.get("trust_remote_code") and not IS_REMOTE_CODE:
+            logger.warning_once("trust_remote_code has no effect: with the package chatglm, its own code is used")
+            kwargs["trust_remote_code"] = False  # the library would look for a `custom_generate` folder
         wants_report = kwargs.pop("output_loading_info", False)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
         model, report = loaded
