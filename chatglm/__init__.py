@@ -21,7 +21,14 @@ from .cache import ChatGLMCache
 from .configuration_chatglm import ChatGLMConfig
 from .modeling_chatglm import ChatGLMForConditionalGeneration, ChatGLMModel
 from .sampler import InvalidLogitsError
-from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder, PromptTooLongError, build_prompt
+from .tokenization_chatglm import (
+    SYSTEM_REPLY,
+    ChatGLMTokenizer,
+    IncrementalDecoder,
+    PromptTooLongError,
+    build_prompt,
+    messages_to_rounds,
+)
 
 __all__ = [
     "ChatGLMCache",
@@ -32,7 +39,9 @@ __all__ = [
     "IncrementalDecoder",
     "InvalidLogitsError",
     "PromptTooLongError",
+    "SYSTEM_REPLY",
     "build_prompt",
+    "messages_to_rounds",
 ]
 
 

@@ -1,7 +1,8 @@
 """ChatGLM-6B's tokenizer, its prompt text, and a decoder that turns token ids into text one at a time.
 
-A text's way through this file: `build_prompt` joins a question and its history, `ChatGLMTokenizer.encode_chat` drops
-the oldest rounds until the prompt fits and returns ids, and `IncrementalDecoder` turns generated ids into text again.
+A text's way through this file: `messages_to_rounds` maps a dialogue of roles to questions and answers, `build_prompt`
+joins a question and its history, `ChatGLMTokenizer.encode_chat` drops the oldest rounds until the prompt fits and
+returns ids, and `IncrementalDecoder` turns generated ids into text again.
 
 Shape legend: `b` batch, `s` tokens in a sequence.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,25 @@ REPLACEMENT_CHARACTER = "\ufffd"
 LONGEST_FULL_MASK = 8192
 
 History = Sequence[Sequence[str | None]]
+
+SYSTEM_REPLY = "好的。"  # the answer to a system message, where it opens a dialogue as a round of its own
+# `build_prompt` for programs that read templates: messages of user and assistant in turn, after at most one of system
+CHAT_TEMPLATE = (
+    "{%- set round = namespace(number=0) -%}"
+    "{%- for message in messages -%}"
+    "{%- if message.role == 'assistant' -%}"
+    "{{- message.content -}}{%- if not loop.last -%}{{- '\n' -}}{%- endif -%}"
+    "{%- elif message.role == 'user' and loop.first and messages | length < 3 -%}"
+    "{{- message.content -}}"
+    "{%- elif message.role == 'user' or message.role == 'system' and loop.first -%}"
+    "{{- '[Round ' ~ round.number ~ ']\n问：' ~ message.content ~ '\n答：' -}}"
+    "{%- if message.role == 'system' -%}{{- '" + SYSTEM_REPLY + "\n' -}}{%- endif -%}"
+    "{%- set round.number = round.number + 1 -%}"
+    "{%- else -%}"
+    "{{- raise_exception('user and assistant must take turns, after at most one system message') -}}"
+    "{%- endif -%}"
+    "{%- endfor -%}"
+)
 
 
 class PromptTooLongError(ValueError):
@@ -80,6 +100,53 @@ def build_prompt(query: str, history: History | None = None) -> str:
     return answered + _round_text(len(rounds), query, "")
 
 
+def messages_to_rounds(messages: Sequence[tuple[str, str]]) -> tuple[str | None, list[tuple[str, str]]]:
+    """Map a dialogue of roles to the model's rounds. This is the only place that does; its time grows linearly.
+
+    - A user message is a question; several in a row are joined by a line break.
+    - An assistant message answers the question before it; several in a row are joined by a line break.
+    - A system message that opens the dialogue is a round of its own, answered by `SYSTEM_REPLY`.
+    - A system message between a question and the next one stands for the answer, as FastChat's clients send it.
+    - Any other system message is joined to the question that it precedes or follows.
+
+    Args:
+        messages: (role, text) pairs, oldest first; roles are user, assistant, and system or developer.
+
+    Returns:
+        The newest question, None if the last message is the assistant's, and the (question, answer) pairs before it.
+
+    Raises:
+        ValueError: another role.
+    """
+    next_speakers: list[str | None] = [None]  # who speaks after each message, the system left out; newest first
+    for role, _ in reversed(messages):
+        if role not in ("user", "assistant", "system", "developer"):
+            raise ValueError(f"a message's role must be user, assistant, system or developer, got {role!r:.80}")
+        next_speakers.append(role if role in ("user", "assistant") else next_speakers[-1])
+    last_question = max((index for index, (role, _) in enumerate(messages) if role == "user"), default=-1)
+
+    rounds: list[tuple[list[str], list[str]]] = []
+    question: list[str] = []
+    for index, (role, text) in enumerate(messages):
+        is_system = role in ("system", "developer")
+        if role == "assistant" or (is_system and question and next_speakers[-2 - index] == "user"):
+            if rounds and not question:
+                rounds[-1][1].append(text)
+            else:
+                rounds.append((question, [text]))
+            question = []
+        elif is_system and not question and not rounds and index < last_question:
+            rounds.append(([text], [SYSTEM_REPLY]))
+        else:
+            question.append(text)
+    pairs = [("\n".join(asked), _join_answers(answers)) for asked, answers in rounds]
+    return "\n".join(question) if question else None, pairs
+
+
+def _join_answers(answers: list[str]) -> str:
+    return answers[0] if len(answers) == 1 else "\n".join(filter(None, answers)).strip("\n")
+
+
 def _round_text(number: int, question: str, answer: str) -> str:
     return f"[Round {number}]\n问：{question}\n答：{answer}"
 
@@ -99,6 +166,26 @@ def _checked_history(history: History | None) -> list[tuple[str, str]]:
             raise ValueError(f"history[{index}] must be {expected}; got parts {item!r:.80}")
         rounds.append((item[0] or "", item[1] or ""))
     return rounds
+
+
+def _read_messages(messages: Any) -> tuple[str, list[tuple[str, str]], str | None]:
+    """Return the newest question of a dialogue in the chat form, the rounds before it, and its answer if it has one."""
+    expected = '{"role": "user", "assistant" or "system", "content": text}'
+    if not isinstance(messages, Sequence) or not messages:
+        raise ValueError(f"a conversation must be a list of messages {expected}, got {messages!r:.80}")
+    pairs = []
+    for index, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, Mapping) else message
+        if isinstance(content, list) and all(isinstance(part, Mapping) and "text" in part for part in content):
+            content = "".join(part["text"] for part in content)
+        if not isinstance(message, Mapping) or not isinstance(content, str | None):
+            raise ValueError(f"message {index} must be {expected}, got {message!r:.80}")
+        pairs.append((message.get("role"), content or ""))
+    question, rounds = messages_to_rounds(pairs)
+    if question is not None:
+        return question, rounds, None
+    *rounds, (question, answer) = rounds
+    return question, rounds, answer
 
 
 class IncrementalDecoder:
@@ -175,6 +262,10 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         num_image_tokens: ids before the text vocabulary: 0 today, 20000 in the first release, whose
             tokenizer_config.json does not name it (hence the default).
 
+    A pipeline of the library that loads this tokenizer gets ids only: it pads batches itself, which it can do with no
+    [b, 1, s, s] mask, and the model recognises padding by its token. Set `tokenizer.model_input_names = ["input_ids"]`
+    for the same with a tokenizer that you hand to a pipeline.
+
     Raises:
         ValueError: the vocabulary file is missing, a Git LFS pointer, no SentencePiece model, or another model's.
     """
@@ -231,6 +322,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         kwargs["added_tokens_decoder"] = added
         # Answers hold code and numbers: " ." must not become "." in them.
         kwargs.setdefault("clean_up_tokenization_spaces", False)
+        kwargs["chat_template"] = kwargs.get("chat_template") or CHAT_TEMPLATE
         super().__init__(**named, **kwargs)
         self.init_kwargs.update(
             do_lower_case=do_lower_case,
@@ -239,6 +331,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             gmask_token=self.gmask_token,
             num_image_tokens=num_image_tokens,
         )
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> ChatGLMTokenizer:
+        """Load a tokenizer as the base class does."""
+        loaded_by_pipeline = kwargs.get("_from_pipeline") is not None
+        tokenizer = super().from_pretrained(*args, **kwargs)
+        if loaded_by_pipeline:
+            tokenizer.model_input_names = ["input_ids"]
+        return tokenizer
 
     # Vocabulary
 
@@ -256,6 +357,21 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def end_token_id(self) -> int:
         """Id of </s>."""
         return self.convert_tokens_to_ids(self.end_token)
+
+    @property
+    def sp_tokenizer(self) -> SPTokenizer:
+        """compat: the original's name for the part that knows the vocabulary."""
+        return SPTokenizer(self)
+
+    def get_command(self, token: str) -> int:
+        """Return the id of a control token, as `[gMASK]`. compat: the original's name for it.
+
+        Raises:
+            ValueError: the vocabulary has no such token.
+        """
+        if token not in self.get_vocab():
+            raise ValueError(f"get_command takes a token of the vocabulary, as [gMASK] or <sop>; got {token!r:.80}")
+        return self.convert_tokens_to_ids(token)
 
     def get_vocab(self) -> dict[str, int]:
         """Return every token's id, added tokens included."""
@@ -384,6 +500,77 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             dropped += 1
         return bare, dropped
 
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        tools: Any = None,
+        documents: Any = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        padding: Any = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: Any = None,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Turn messages into a prompt: its text, or the ids that `encode_chat` gives for its rounds.
+
+        Control tokens spelled in a message stay text. A dialogue that ends with the assistant's message gives an
+        example to learn from: the prompt, [gMASK] <sop>, the answer, and <eop> unless `continue_final_message`.
+
+        Args:
+            conversation: a list of `{"role": …, "content": text or text parts}`, or a list of such lists; see
+                `messages_to_rounds` for what becomes of roles.
+            chat_template: another template than this tokenizer's own; then everything is as in the base class.
+            add_generation_prompt: no effect, as a question is always followed by where its answer starts.
+            truncation: leave out the oldest rounds that are too much for `max_length` tokens.
+            tokenize, padding, max_length, return_tensors, return_dict: as in the base class.
+            kwargs: handed to the base class.
+
+        Returns:
+            A text; or ids int[s]; or, with `return_dict`, `input_ids` and an `attention_mask` of the same shape, 1 for
+            tokens and 0 for padding. Lists of these, or tensors [b, s], for several dialogues.
+
+        Raises:
+            ValueError: tools or documents, which the prompt format has no place for; a wrong message.
+            PromptTooLongError: the newest question alone is longer than `max_length`.
+        """
+        template = chat_template or self.chat_template
+        if template != CHAT_TEMPLATE:
+            own = {"tools": tools, "documents": documents, "chat_template": chat_template, "truncation": truncation}
+            own |= {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+            own |= {"tokenize": tokenize, "padding": padding, "max_length": max_length}
+            own |= {"return_tensors": return_tensors, "return_dict": return_dict}
+            return super().apply_chat_template(conversation, **own, **kwargs)
+        refused = {"tools": tools, "documents": documents} | kwargs
+        for name in ("tools", "documents", "return_assistant_tokens_mask"):
+            if refused.get(name):
+                raise ValueError(f"ChatGLM-6B's prompt format has no {name}: leave it out, or give a chat_template")
+        several = bool(conversation) and not isinstance(conversation[0], Mapping)
+        dialogues = [_read_messages(messages) for messages in (conversation if several else [conversation])]
+        if not tokenize:
+            texts = [build_prompt(question, rounds) + (answer or "") for question, rounds, answer in dialogues]
+            return texts if several else texts[0]
+
+        limit = max_length if truncation else None
+        rows = []
+        for question, rounds, answer in dialogues:
+            ids, _ = self.encode_chat(question, rounds, None if limit is None else limit + 1, reserve=1)
+            if answer is not None:
+                ids = ids + self.encode_text(answer) + ([] if continue_final_message else [self.eos_token_id])
+            rows.append(ids)
+        encoded = super().pad({"input_ids": rows}, padding, max_length, return_attention_mask=False)
+        lengths = zip(encoded["input_ids"], rows, strict=True)
+        encoded["attention_mask"] = [[0] * (len(padded) - len(ids)) + [1] * len(ids) for padded, ids in lengths]
+        if return_tensors is not None:
+            encoded = BatchEncoding(dict(encoded), tensor_type=return_tensors)
+        elif not several:
+            encoded = BatchEncoding({name: values[0] for name, values in encoded.items()})
+        return encoded if return_dict else encoded["input_ids"]
+
     # Special tokens, padding, masks
 
     def build_inputs_with_special_tokens(
@@ -429,6 +616,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             `input_ids`, `attention_mask` bool[1, s, s] (True is blocked; above 8192 tokens an ordinary int64[s] where
             1 is a token) and `position_ids` int64[2, s], of one sequence or as lists over a batch; tensors get a
             leading dimension b.
+
+        Raises:
+            ValueError: pads are needed and `padding_side` is right.
         """
         if isinstance(encoded_inputs, (list, tuple)) and encoded_inputs:
             encoded_inputs = {key: [example[key] for example in encoded_inputs] for key in encoded_inputs[0]}
@@ -450,6 +640,16 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
                 features["attention_mask"] = self._attention_mask(input_ids)
                 features["position_ids"] = self._position_ids(input_ids)
         return BatchEncoding(dict(features), tensor_type=return_tensors)
+
+    def _pad(self, encoded_inputs: Any, *args: Any, padding_side: str | None = None, **kwargs: Any) -> dict:
+        length = len(encoded_inputs["input_ids"])
+        padded = super()._pad(encoded_inputs, *args, padding_side=padding_side, **kwargs)
+        if (padding_side or self.padding_side) == "right" and len(padded["input_ids"]) > length:
+            raise ValueError(
+                "padding_side must be left, got right: answers are generated at the right end of a prompt "
+                '(tokenizer.padding_side = "left")'
+            )
+        return padded
 
     def _context(self, ids: list[int]) -> tuple[int, int]:
         """Return how many pads stand at the start of ids, and how many tokens before <sop>."""
@@ -544,6 +744,42 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
+
+
+class SPTokenizer:
+    """compat: what the original's `tokenizer.sp_tokenizer` offers to programs, by the tokenizer's own methods.
+
+    Args:
+        tokenizer: the tokenizer whose vocabulary it is.
+
+    Attributes:
+        num_image_tokens: ids before the text vocabulary.
+        num_tokens: ids in all.
+    """
+
+    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.num_image_tokens, self.num_tokens = tokenizer.num_image_tokens, tokenizer.vocab_size
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split a text into tokens, none of them a control token."""
+        return self._tokenizer._tokenize(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text's tokens."""
+        return self._tokenizer.convert_tokens_to_ids(self.tokenize(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+        return self._tokenizer.decode(ids)
+
+    def __getitem__(self, key: int | str) -> str | int:
+        """Return the token of an id, or the id of a token."""
+        to_other = self._tokenizer.convert_ids_to_tokens, self._tokenizer.convert_tokens_to_ids
+        return to_other[isinstance(key, str)](key)
+
+    def __len__(self) -> int:
+        return self.num_tokens
 
 
 def load_vocabulary(
