@@ -19,16 +19,10 @@ from transformers import (
 
 from .cache import ChatGLMCache
 from .configuration_chatglm import ChatGLMConfig
+from .dialogue import SYSTEM_REPLY, PromptTooLongError, build_prompt, messages_to_rounds
 from .modeling_chatglm import ChatGLMForConditionalGeneration, ChatGLMModel
 from .sampler import InvalidLogitsError
-from .tokenization_chatglm import (
-    SYSTEM_REPLY,
-    ChatGLMTokenizer,
-    IncrementalDecoder,
-    PromptTooLongError,
-    build_prompt,
-    messages_to_rounds,
-)
+from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder
 
 __all__ = [
     "ChatGLMCache",
