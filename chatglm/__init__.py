@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    dynamic_module_utils,
+)
 
 from .cache import ChatGLMCache
 from .configuration_chatglm import ChatGLMConfig
+from .dialogue import SYSTEM_REPLY, PromptTooLongError, build_prompt, messages_to_rounds
 from .modeling_chatglm import ChatGLMForConditionalGeneration, ChatGLMModel
 from .sampler import InvalidLogitsError
-from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder, PromptTooLongError, build_prompt
+from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder
 
 EMBEDDED_CHECKPOINT = str(Path(__file__).resolve().parent)  # `from_pretrained` takes it, wherever pip has put it
 
@@ -24,7 +37,9 @@ __all__ = [
     "IncrementalDecoder",
     "InvalidLogitsError",
     "PromptTooLongError",
+    "SYSTEM_REPLY",
     "build_prompt",
+    "messages_to_rounds",
 ]
 
 
@@ -33,35 +48,49 @@ def _register() -> None:
     AutoTokenizer.register(ChatGLMConfig, slow_tokenizer_class=ChatGLMTokenizer)
     for auto_class in (AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM):
         auto_class.register(ChatGLMConfig, ChatGLMForConditionalGeneration)
-    _prefer_registered_classes()
+    _keep_out_remote_code()
 
 
-def _prefer_registered_classes() -> None:
-    """Make older libraries use these classes even where a checkpoint brings files of its own.
+def _keep_out_remote_code() -> None:
+    """Execute no Python file of a ChatGLM checkpoint, whatever `trust_remote_code` and the checkpoint say.
 
-    compat: newer libraries do so by themselves; older ones executed the checkpoint's files whenever
-    `trust_remote_code=True` was given. The replacement only answers for references to our own three class names.
+    The library takes registered classes only where nobody trusts remote code (transformers 5.0), or does so for models
+    but not for tokenizers (5.24). So the one function by which it loads classes out of files answers for ChatGLM
+    checkpoints with the classes of this package; `ChatGLMConfig` leaves out what else a checkpoint names.
     """
-    from transformers.models.auto import auto_factory, configuration_auto, tokenization_auto
+    load_class = dynamic_module_utils.get_class_from_dynamic_module
+    ours = {"configuration_auto": ChatGLMConfig, "tokenization_auto": ChatGLMTokenizer}
 
-    ours = {
-        f"{module}.{registered.__name__}": registered
-        for module, registered in (
-            ("configuration_chatglm", ChatGLMConfig),
-            ("modeling_chatglm", ChatGLMForConditionalGeneration),
-            ("tokenization_chatglm", ChatGLMTokenizer),
+    def replace_in(module: ModuleType) -> None:
+        @functools.wraps(load_class)
+        def get_class(class_reference, pretrained_model_name_or_path, *args, **kwargs):
+            if not _is_chatglm(class_reference, pretrained_model_name_or_path, kwargs):
+                return load_class(class_reference, pretrained_model_name_or_path, *args, **kwargs)
+            registered = ours.get(module.__name__.rpartition(".")[2])
+            if registered is None:
+                raise ValueError(
+                    f"{pretrained_model_name_or_path}: {class_reference} is Python code of the checkpoint, which is "
+                    "not executed once the package chatglm is imported, and the package has nothing in its place"
+                )
+            return registered
+
+        module.get_class_from_dynamic_module = get_class
+
+    for module in list(sys.modules.values()):  # whoever has imported the function; later ones take it from its home
+        if isinstance(module, ModuleType) and vars(module).get(load_class.__name__) is load_class:
+            replace_in(module)
+
+
+def _is_chatglm(class_reference: str, name_or_path: str | os.PathLike, kwargs: dict) -> bool:
+    """Return whether a checkpoint's configuration says so; without one, whether it names this tokenizer's class."""
+    where = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "_commit_hash")
+    try:
+        config, _ = PretrainedConfig.get_config_dict(
+            name_or_path, **{key: kwargs[key] for key in where if key in kwargs}
         )
-    }
-
-    def prefer(load_class):
-        def get_class(class_reference, *args, **kwargs):
-            registered = ours.get(class_reference.split("--")[-1])
-            return load_class(class_reference, *args, **kwargs) if registered is None else registered
-
-        return get_class
-
-    for module in (auto_factory, configuration_auto, tokenization_auto):
-        module.get_class_from_dynamic_module = prefer(module.get_class_from_dynamic_module)
+    except OSError:  # a folder with nothing but a tokenizer
+        return class_reference.rpartition(".")[2] == ChatGLMTokenizer.__name__
+    return config.get("model_type") == ChatGLMConfig.model_type
 
 
 _register()

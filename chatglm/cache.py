@@ -185,7 +185,10 @@ def one_cache(cache, past_key_values):
         ValueError: two different ones.
     """
     if cache is not None and past_key_values is not None and cache is not past_key_values:
-        raise ValueError("cache and past_key_values are two names of one argument: give one of them")
+        raise ValueError(
+            "cache and past_key_values are two names of one argument: give one of them (peft's PREFIX_TUNING gives "
+            "both, and does not fit this model: use pre_seq_len in the configuration, see ptuning/)"
+        )
     return past_key_values if cache is None else cache
 
 

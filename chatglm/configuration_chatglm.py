@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from .bits import BITS
 
 QUANTIZATION_BITS = (0, *BITS)
+IS_REMOTE_CODE = __name__.startswith("transformers_modules.")  # else a package, which executes no checkpoint's code
 # compat: sqrt(2 l) of the 28-layer model; the original uses it whatever `num_layers` says
 RESIDUAL_SCALE = math.sqrt(2 * 28)
 
@@ -104,6 +105,9 @@ class ChatGLMConfig(PretrainedConfig):
         self.quantization_embeddings = quantization_embeddings
         self.pre_seq_len = pre_seq_len
         self.prefix_projection = prefix_projection
+        if not IS_REMOTE_CODE:
+            for name in ("auto_map", "custom_pipelines"):  # what a checkpoint would have the library execute
+                kwargs.pop(name, None)
         # compat: the output layer is the word embedding; files of the original store both copies
         kwargs.setdefault("tie_word_embeddings", True)
         super().__init__(
@@ -115,8 +119,11 @@ class ChatGLMConfig(PretrainedConfig):
 
     def save_pretrained(self, save_directory, **kwargs) -> None:
         """Write `config.json`, and beside it the code that makes the folder load as remote code."""
+        loaded = self.__dict__.get("auto_map")
         self.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, **kwargs)
+        if loaded is None:
+            del self.auto_map
         copy_code(save_directory, self.name_or_path)
 
 

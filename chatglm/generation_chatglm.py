@@ -28,7 +28,7 @@ from transformers.utils import logging
 
 from .answer_text import AnswerText, process_response
 from .cache import CACHE_NAME, ChatGLMCache, one_cache
-from .positions import PromptLayout
+from .positions import PromptLayout, refuse_right_padding
 from .sampler import InvalidLogitsError, Sampler, foreign_tokens, sample
 from .sampling import MAX_LENGTH, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P, check_sampling
 from .tokenization_chatglm import ChatGLMTokenizer
@@ -281,8 +281,9 @@ class ChatMixin:
 
         Raises:
             InvalidLogitsError: the model computed NaN or infinite logits.
-            ValueError: a prompt without `<sop>` or mask token; `position_ids` that are not the tokenizer's; a cache of
-                another prompt, or of a kind that this model has not.
+            ValueError: a prompt without `<sop>` or mask token, or padded on the right; `inputs_embeds`;
+                `position_ids` that are not the tokenizer's; a cache of another prompt, or of a kind that this model
+                has not.
         """
         input_ids = kwargs.get("input_ids") if inputs is None else inputs
         attention_mask = kwargs.get("attention_mask")
@@ -290,6 +291,10 @@ class ChatMixin:
         if attention_mask is not None and attention_mask.dim() == 4:
             kwargs["attention_mask"] = (~attention_mask[:, 0, -1, :].bool()).long()
         position_ids = kwargs.pop("position_ids", None)
+        if kwargs.get("inputs_embeds") is not None:
+            raise ValueError("generate needs input_ids, not inputs_embeds: a prompt's positions follow from its ids")
+        if input_ids is not None:
+            refuse_right_padding(input_ids, kwargs.get("attention_mask"), self.config)
         if position_ids is not None and input_ids is not None:
             self._check_position_ids(position_ids, input_ids, kwargs.get("attention_mask"))
         self._use_own_cache(generation_config, input_ids, kwargs)

@@ -15,19 +15,21 @@ P-Tuning v2 (2110.07602); parameter names and numbers of THUDM/chatglm-6b v1.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils import logging
 
 # the library copies those Python files of a checkpoint that this file names as `from .name import`, and no others
 from . import cpu_decode, kernel_cache
 from .answer_text import AnswerText  # noqa: F401
 from .bits import check_bits  # noqa: F401
 from .cache import CACHE_NAME, CausalOutput, ChatGLMCache, ModelOutput, one_cache
-from .configuration_chatglm import RESIDUAL_SCALE, ChatGLMConfig
+from .configuration_chatglm import IS_REMOTE_CODE, RESIDUAL_SCALE, ChatGLMConfig
 from .cpu_decode import cache_dtype  # noqa: F401
 from .cpu_kernels import KernelError  # noqa: F401
 from .cuda_decode import decode_step, release_graphs
@@ -35,11 +37,19 @@ from .cuda_kernels import linear  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
 from .kernel_cache import find_source  # noqa: F401
 from .positions import AttentionPlan, PromptLayout, apply_rotary, rotary_tables
-from .quantization import BlockQuantizer, QuantizedLinear, tie_quantized_embeddings
+from .quantization import BlockQuantizer, QuantizedEmbedding, QuantizedLinear, tie_quantized_embeddings
 from .quantization import quantize as quantize_layers
 from .sampler import Sampler  # noqa: F401
 from .sampling import TEMPERATURE  # noqa: F401
 from .tokenization_chatglm import ChatGLMTokenizer  # noqa: F401
+
+logger = logging.get_logger(__name__)
+
+NO_POSITIONS = (
+    "{} and no position_ids [b, 2, s]: they follow from a prompt's ids. peft's PROMPT_TUNING, P_TUNING and "
+    "PREFIX_TUNING put vectors before them and do not fit this model: use its own prefix (pre_seq_len in the "
+    "configuration, see ptuning/) or LoRA"
+)
 
 # --------------------------------------------------------------------------------------------------------------------
 # Attention, feed-forward, block
@@ -221,18 +231,37 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
             nn.init.ones_(module.weight)
         if isinstance(module, nn.Linear | nn.LayerNorm) and module.bias is not None:
             nn.init.zeros_(module.bias)
+        if isinstance(module, QuantizedLinear | QuantizedEmbedding):
+            module.init_weights(std=0.02)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
-        """Load weights as the library does, and refuse a quantised checkpoint without its scales."""
+        """Load weights as the library does, and refuse those that do not go together with the configuration.
+
+        As a package, this executes no code of a checkpoint, whatever `trust_remote_code` says.
+
+        Raises:
+            ValueError: weights of other shapes than the configuration has, or no scales of quantised weights.
+        """
+        if kwargs.get("trust_remote_code") and not IS_REMOTE_CODE:
+            logger.warning_once("trust_remote_code has no effect: with the package chatglm, its own code is used")
+            kwargs["trust_remote_code"] = False  # the library would look for a `custom_generate` folder
         wants_report = kwargs.pop("output_loading_info", False)
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
+        takes_other_shapes = kwargs.pop("ignore_mismatched_sizes", False)
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model, report = loaded
-        missing = sorted(name for name in report["missing_keys"] if name.endswith("weight_scale"))
-        if missing:
+        wrong = sorted(name for name in report["missing_keys"] if name.endswith("weight_scale"))
+        wrong = [f"{name} (missing)" for name in wrong]
+        if not takes_other_shapes:
+            other = sorted(report["mismatched_keys"])
+            wrong += [f"{name} ({list(stored)} stored, {list(own)} needed)" for name, stored, own in other]
+        if wrong:
+            bits = model.config.quantization_bit
+            advice = f". For float weights, leave quantization_bit out and call model.quantize({bits})" if bits else ""
             raise ValueError(
-                f"{pretrained_model_name_or_path}: quantization_bit is {model.config.quantization_bit}, but "
-                f"{len(missing)} scales are missing ({missing[0]} first): weights and config.json do not go together"
+                f"{pretrained_model_name_or_path}: weights and config.json (quantization_bit {bits}) do not go "
+                f"together: {wrong[0]}{f' and {len(wrong) - 1} more' * (len(wrong) > 1)}{advice}"
             )
         model.freeze_for_prefix()  # loading makes new parameters
         return loaded if wants_report else model
@@ -240,8 +269,60 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
     @property
     def device(self) -> torch.device:
         """Where inputs belong; of a model that is spread over devices, where it computes first."""
-        hook = getattr(self, "_hf_hook", None)  # accelerate's: the weights themselves may be on no device yet
-        return super().device if hook is None else torch.device(hook.execution_device)
+        # accelerate's hooks say so: the weights themselves may be on no device yet
+        own = _execution_device(self)
+        if own is None:
+            weight = next(self.parameters())
+            if weight.device.type != "meta":
+                return weight.device
+            own = next(filter(None, map(_execution_device, self.modules())), weight.device)
+        return torch.device(own)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the model computes in; a quantised model stores its word embedding in another one."""
+        return getattr(self.get_input_embeddings(), "output_dtype", super().dtype)
+
+    def get_masks(self, input_ids: Tensor, device: torch.device | str) -> Tensor:
+        """Return the mask of a batch without padding, bool [b, 1, s, s], true where attention is blocked.
+
+        compat: the original's, for programs that build their own batches; `forward` needs none.
+
+        Args:
+            input_ids: int64 [b, s], each row with `<sop>` and `[gMASK]` or `[MASK]`.
+            device: of the mask.
+
+        Raises:
+            ValueError: a row without these tokens.
+        """
+        layout = PromptLayout.from_input_ids(input_ids, torch.ones_like(input_ids), self.config)
+        column = torch.arange(input_ids.shape[1], device=input_ids.device)
+        in_answer = column >= layout.context_length[:, None, None]  # [b, 1, s]
+        return ((column > column[:, None]) & in_answer)[:, None].to(device)
+
+    def get_position_ids(
+        self,
+        input_ids: Tensor,
+        mask_positions: Sequence[int],
+        device: torch.device | str,
+        use_gmasks: Sequence[bool] | None = None,
+    ) -> Tensor:
+        """Return the positions of a batch without padding, int64 [b, 2, s].
+
+        compat: the original's, for programs that build their own batches; `forward` needs none.
+
+        Args:
+            input_ids: int64 [b, s], each row with `<sop>` and `[gMASK]` or `[MASK]`.
+            mask_positions: column of the mask token in each row, which is the position of answer tokens.
+            device: of the result.
+            use_gmasks: without effect on two-dimensional positions, as in the original.
+
+        Raises:
+            ValueError: a row without these tokens.
+        """
+        layout = PromptLayout.from_input_ids(input_ids, torch.ones_like(input_ids), self.config)
+        layout.mask_position = torch.as_tensor(mask_positions, device=input_ids.device)
+        return layout.position_ids(0, input_ids.shape[1]).to(device)
 
     def freeze_for_prefix(self) -> None:
         """With a P-Tuning v2 prefix, let nothing but the prefix be trained."""
@@ -249,6 +330,26 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
             for name, parameter in self.named_parameters():
                 if "prefix_encoder." not in name:
                     parameter.requires_grad = False
+
+
+def _execution_device(module: nn.Module) -> torch.device | str | int | None:
+    """Return the device that a hook of accelerate's computes a module on, None if there is none or it names none."""
+    hook = getattr(module, "_hf_hook", None)
+    devices = (getattr(each, "execution_device", None) for each in (hook, *getattr(hook, "hooks", ())))
+    return next((device for device in devices if device is not None), None)
+
+
+def refuse_tracing() -> None:
+    """Refuse to be recorded for one prompt: where a prompt ends is read off its ids, and decides what is computed.
+
+    Raises:
+        RuntimeError: `torch.jit.trace` or `torch.export` is recording.
+    """
+    if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        raise RuntimeError(
+            "ChatGLM cannot be traced or exported (torch.jit.trace, torch.export): a recording of one prompt would be "
+            "wrong for prompts of other lengths. Run the model itself"
+        )
 
 
 class Pass:
@@ -288,8 +389,9 @@ class Pass:
             if cache is not None:
                 cache.layout = layout
         if position_ids is None:
-            if layout is None:
-                raise ValueError("position_ids [b, 2, s] are needed to continue a cache that another class has filled")
+            if layout is None or inputs_embeds is not None:
+                what = "inputs_embeds" if inputs_embeds is not None else "a cache that another class has filled"
+                raise ValueError(NO_POSITIONS.format(what))
             position_ids = layout.position_ids(start, s)
         self.prefix, prefix_length = None, 0 if cache is None else cache.prefix_length
         if config.pre_seq_len is not None and start == 0 and prefix_length == 0:
@@ -323,7 +425,7 @@ class Pass:
         if input_ids is not None:
             return PromptLayout.from_input_ids(input_ids, attention_mask, config)
         if position_ids is None:
-            raise ValueError("inputs_embeds need position_ids [b, 2, s]")
+            raise ValueError(NO_POSITIONS.format("inputs_embeds"))
         # no ids to read the layout from: write ids that have it
         stand_in = torch.full_like(position_ids[:, 0], config.gmask_token_id)
         stand_in[position_ids[:, 1] > 0] = config.bos_token_id
@@ -335,7 +437,8 @@ class Pass:
 class ChatGLMModel(ChatGLMPreTrainedModel):
     """The blocks between word embedding and output layer."""
 
-    def __init__(self, config: ChatGLMConfig) -> None:
+    def __init__(self, config: ChatGLMConfig, empty_init: bool = True) -> None:
+        """Build the blocks; `empty_init` is the original's and has no effect."""
         super().__init__(config)
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(GLMBlock(config, layer_id) for layer_id in range(config.num_layers))
@@ -381,9 +484,11 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
             `last_hidden_state` [b, s, e], and the cache, hidden states and attention weights if asked for.
 
         Raises:
+            RuntimeError: `torch.jit.trace` or `torch.export` is recording.
             ValueError: neither or both of `input_ids` and `inputs_embeds`; a prompt without `<sop>` or mask token; two
-                caches.
+                caches; `inputs_embeds` or another class' cache without positions.
         """
+        refuse_tracing()
         config = self.config
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -422,7 +527,8 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, ChatMixin, Generat
     _keys_to_ignore_on_load_missing = [r"lm_head\.weight_scale"]
     accepts_loss_kwargs = True
 
-    def __init__(self, config: ChatGLMConfig) -> None:
+    def __init__(self, config: ChatGLMConfig, empty_init: bool = True) -> None:
+        """Build the model; `empty_init` is the original's and has no effect: loading fills no weights at random."""
         super().__init__(config)
         kernel_cache.look_in(getattr(config, "_name_or_path", ""))
         self.transformer = ChatGLMModel(config)
@@ -496,8 +602,19 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, ChatMixin, Generat
 
         Returns:
             `logits` [b, s, v], `loss` (float32 mean over the labels), and what else was asked for.
+
+        Raises:
+            RuntimeError: `torch.jit.trace` or `torch.export` is recording.
+            ValueError: labels of another shape than the tokens; and what `ChatGLMModel.forward` refuses.
         """
+        refuse_tracing()
         config = self.config
+        tokens = inputs_embeds if input_ids is None else input_ids
+        if labels is not None and tokens is not None and labels.shape != tokens.shape[:2]:
+            raise ValueError(
+                f"labels must have the shape of input_ids (a label for each token, -100 for none): labels are "
+                f"{list(labels.shape)}, the tokens {list(tokens.shape[:2])}"
+            )
         return_dict = getattr(config, "return_dict", True) if return_dict is None else return_dict
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -537,3 +654,8 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, ChatMixin, Generat
             **{CACHE_NAME: outputs.cache},
         )
         return output if return_dict else output.to_tuple()
+
+
+# The trainer looks here whether labels are compared with the logits one place before (label smoothing), and pipelines
+# whether the model generates text; registering a class does not enter its name.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(ChatGLMConfig.model_type, ChatGLMForConditionalGeneration.__name__)

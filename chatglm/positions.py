@@ -110,6 +110,27 @@ class PromptLayout:
         )
 
 
+def refuse_right_padding(input_ids: Tensor, attention_mask: Tensor | None, config: ChatGLMConfig) -> None:
+    """Refuse prompts that end in padding, after which no answer can be generated.
+
+    Args:
+        input_ids: int64 [b, s].
+        attention_mask: 1 for tokens and 0 for padding [b, s], or None.
+        config: for the padding token's id.
+
+    Raises:
+        ValueError: a row whose last token is padding.
+    """
+    padded = input_ids[:, -1:] == config.pad_token_id
+    if attention_mask is not None:
+        padded = padded | (attention_mask[:, -1:] == 0)
+    if padded.any():
+        raise ValueError(
+            f"row {padded.any(dim=-1).int().argmax().item()} of the prompts is padded on the right, where its answer "
+            'would be generated: pad on the left (tokenizer.padding_side = "left")'
+        )
+
+
 @dataclass
 class AttentionPlan:
     """What the new tokens of one forward pass may attend to; the same for all layers.

@@ -270,6 +270,14 @@ class _Quantized(nn.Module):
         # a buffer: a model's dtype is that of its first float parameter
         self.register_buffer("weight_scale", torch.empty(rows, dtype=torch.float16, device=device))
 
+    @torch.no_grad()
+    def init_weights(self, std: float) -> None:
+        """Fill the weight at random, with about this standard deviation, where no checkpoint has filled it."""
+        if not getattr(self.weight, "_is_hf_initialized", False):
+            self.weight.random_(-128, 128)
+        if not getattr(self.weight_scale, "_is_hf_initialized", False):
+            self.weight_scale.fill_(std * 12**0.5 / 2**self.bits)  # of evenly spread integers
+
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
         scale = self.weight_scale
         super()._apply(fn, recurse)

@@ -1,7 +1,8 @@
-"""ChatGLM-6B's tokenizer, its prompt text, and a decoder that turns token ids into text one at a time.
+"""ChatGLM-6B's tokenizer, and a decoder that turns token ids into text one at a time.
 
-A text's way through this file: `build_prompt` joins a question and its history, `ChatGLMTokenizer.encode_chat` drops
-the oldest rounds until the prompt fits and returns ids, and `IncrementalDecoder` turns generated ids into text again.
+A text's way through this file: `ChatGLMTokenizer.encode_chat` takes a question and its history, drops the oldest rounds
+until the prompt (`dialogue.build_prompt`) fits, and returns ids; `IncrementalDecoder` turns generated ids into text
+again.
 
 Shape legend: `b` batch, `s` tokens in a sequence.
 """
@@ -10,13 +11,23 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import sentencepiece
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 from transformers.utils import is_torch_tensor, to_py_obj
+
+from .dialogue import (
+    CHAT_TEMPLATE,
+    History,
+    PromptTooLongError,
+    build_prompt,
+    checked_history,
+    read_messages,
+    round_text,
+)
 
 VOCAB_FILES_NAMES = {"vocab_file": "ice_text.model"}
 
@@ -34,71 +45,6 @@ REPLACEMENT_CHARACTER = "\ufffd"
 
 # A mask over s tokens has s * s elements: beyond this length (64 MiB) an ordinary 0/1 mask says the same.
 LONGEST_FULL_MASK = 8192
-
-History = Sequence[Sequence[str | None]]
-
-
-class PromptTooLongError(ValueError):
-    """The newest question alone fills the model's token budget.
-
-    Attributes:
-        tokens: tokens of the prompt without any history.
-        limit: tokens that prompt and answer may have together.
-    """
-
-    def __init__(self, tokens: int, limit: int) -> None:
-        super().__init__(
-            f"the question has {tokens} tokens, but prompt and answer together may have max_length = {limit}; "
-            f"please reduce the length of the question or raise max_length"
-        )
-        self.tokens = tokens
-        self.limit = limit
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.tokens, self.limit)
-
-
-def build_prompt(query: str, history: History | None = None) -> str:
-    """Join a question and the rounds before it into the prompt text of ChatGLM-6B.
-
-    Args:
-        query: the newest question.
-        history: earlier rounds as (question, answer) pairs, oldest first; None in a pair counts as "".
-
-    Returns:
-        The bare question without history, else `[Round i]\\n问：…\\n答：…` lines that end after the last `答：`.
-
-    Raises:
-        ValueError: query is no string, or an item of history is no pair of strings.
-    """
-    if not isinstance(query, str):
-        raise ValueError(f"query must be a string, got {type(query).__name__}: {query!r:.80}")
-    rounds = _checked_history(history)
-    if not rounds:
-        return query
-    answered = "".join(_round_text(number, question, answer) + "\n" for number, (question, answer) in enumerate(rounds))
-    return answered + _round_text(len(rounds), query, "")
-
-
-def _round_text(number: int, question: str, answer: str) -> str:
-    return f"[Round {number}]\n问：{question}\n答：{answer}"
-
-
-def _checked_history(history: History | None) -> list[tuple[str, str]]:
-    """Return history as (question, answer) string pairs, or raise a ValueError that names the wrong item."""
-    if history is None:
-        return []
-    expected = "(question, answer), a tuple or list of two strings"
-    if isinstance(history, str) or not isinstance(history, Iterable):
-        raise ValueError(f"history must be a list of {expected}; got {type(history).__name__}: {history!r:.80}")
-    rounds = []
-    for index, item in enumerate(history):
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise ValueError(f"history[{index}] must be {expected}; got {type(item).__name__}: {item!r:.80}")
-        if not all(part is None or isinstance(part, str) for part in item):
-            raise ValueError(f"history[{index}] must be {expected}; got parts {item!r:.80}")
-        rounds.append((item[0] or "", item[1] or ""))
-    return rounds
 
 
 class IncrementalDecoder:
@@ -175,6 +121,10 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         num_image_tokens: ids before the text vocabulary: 0 today, 20000 in the first release, whose
             tokenizer_config.json does not name it (hence the default).
 
+    A pipeline of the library that loads this tokenizer gets ids only: it pads batches itself, which it can do with no
+    [b, 1, s, s] mask, and the model recognises padding by its token. Set `tokenizer.model_input_names = ["input_ids"]`
+    for the same with a tokenizer that you hand to a pipeline.
+
     Raises:
         ValueError: the vocabulary file is missing, a Git LFS pointer, no SentencePiece model, or another model's.
     """
@@ -231,6 +181,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         kwargs["added_tokens_decoder"] = added
         # Answers hold code and numbers: " ." must not become "." in them.
         kwargs.setdefault("clean_up_tokenization_spaces", False)
+        kwargs["chat_template"] = kwargs.get("chat_template") or CHAT_TEMPLATE
         super().__init__(**named, **kwargs)
         self.init_kwargs.update(
             do_lower_case=do_lower_case,
@@ -239,6 +190,15 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             gmask_token=self.gmask_token,
             num_image_tokens=num_image_tokens,
         )
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> ChatGLMTokenizer:
+        """Load a tokenizer as the base class does."""
+        loaded_by_pipeline = kwargs.get("_from_pipeline") is not None
+        tokenizer = super().from_pretrained(*args, **kwargs)
+        if loaded_by_pipeline:
+            tokenizer.model_input_names = ["input_ids"]
+        return tokenizer
 
     # Vocabulary
 
@@ -256,6 +216,21 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
     def end_token_id(self) -> int:
         """Id of </s>."""
         return self.convert_tokens_to_ids(self.end_token)
+
+    @property
+    def sp_tokenizer(self) -> SPTokenizer:
+        """compat: the original's name for the part that knows the vocabulary."""
+        return SPTokenizer(self)
+
+    def get_command(self, token: str) -> int:
+        """Return the id of a control token, as `[gMASK]`. compat: the original's name for it.
+
+        Raises:
+            ValueError: the vocabulary has no such token.
+        """
+        if token not in self.get_vocab():
+            raise ValueError(f"get_command takes a token of the vocabulary, as [gMASK] or <sop>; got {token!r:.80}")
+        return self.convert_tokens_to_ids(token)
 
     def get_vocab(self) -> dict[str, int]:
         """Return every token's id, added tokens included."""
@@ -353,7 +328,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             PromptTooLongError: the question alone leaves no token for an answer.
             ValueError: query or history has a wrong type, or max_length or reserve is below 1.
         """
-        rounds = _checked_history(history)
+        rounds = checked_history(history)
         if max_length is None:
             return self.encode_prompt(build_prompt(query, rounds)), 0
         if max_length < 1:
@@ -375,7 +350,7 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         used, dropped = len(bare), len(rounds)
         while dropped and used <= budget:
             dropped -= 1
-            used += len(self.encode_text(f"\n{_round_text(0, *rounds[dropped])}\n")) - line_start
+            used += len(self.encode_text(f"\n{round_text(0, *rounds[dropped])}\n")) - line_start
         # ... and the prompts themselves decide.
         while dropped < len(rounds):
             ids = self.encode_prompt(build_prompt(query, rounds[dropped:]))
@@ -383,6 +358,77 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
                 return ids, dropped
             dropped += 1
         return bare, dropped
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        tools: Any = None,
+        documents: Any = None,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = True,
+        padding: Any = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: Any = None,
+        return_dict: bool = True,
+        **kwargs: Any,
+    ) -> Any:
+        """Turn messages into a prompt: its text, or the ids that `encode_chat` gives for its rounds.
+
+        Control tokens spelled in a message stay text. A dialogue that ends with the assistant's message gives an
+        example to learn from: the prompt, [gMASK] <sop>, the answer, and <eop> unless `continue_final_message`.
+
+        Args:
+            conversation: a list of `{"role": …, "content": text or text parts}`, or a list of such lists; see
+                `messages_to_rounds` for what becomes of roles.
+            chat_template: another template than this tokenizer's own; then everything is as in the base class.
+            add_generation_prompt: no effect, as a question is always followed by where its answer starts.
+            truncation: leave out the oldest rounds that are too much for `max_length` tokens.
+            tokenize, padding, max_length, return_tensors, return_dict: as in the base class.
+            kwargs: handed to the base class.
+
+        Returns:
+            A text; or ids int[s]; or, with `return_dict`, `input_ids` and an `attention_mask` of the same shape, 1 for
+            tokens and 0 for padding. Lists of these, or tensors [b, s], for several dialogues.
+
+        Raises:
+            ValueError: tools or documents, which the prompt format has no place for; a wrong message.
+            PromptTooLongError: the newest question alone is longer than `max_length`.
+        """
+        template = chat_template or self.chat_template
+        if template != CHAT_TEMPLATE:
+            own = {"tools": tools, "documents": documents, "chat_template": chat_template, "truncation": truncation}
+            own |= {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+            own |= {"tokenize": tokenize, "padding": padding, "max_length": max_length}
+            own |= {"return_tensors": return_tensors, "return_dict": return_dict}
+            return super().apply_chat_template(conversation, **own, **kwargs)
+        refused = {"tools": tools, "documents": documents} | kwargs
+        for name in ("tools", "documents", "return_assistant_tokens_mask"):
+            if refused.get(name):
+                raise ValueError(f"ChatGLM-6B's prompt format has no {name}: leave it out, or give a chat_template")
+        several = bool(conversation) and not isinstance(conversation[0], Mapping)
+        dialogues = [read_messages(messages) for messages in (conversation if several else [conversation])]
+        if not tokenize:
+            texts = [build_prompt(question, rounds) + (answer or "") for question, rounds, answer in dialogues]
+            return texts if several else texts[0]
+
+        limit = max_length if truncation else None
+        rows = []
+        for question, rounds, answer in dialogues:
+            ids, _ = self.encode_chat(question, rounds, None if limit is None else limit + 1, reserve=1)
+            if answer is not None:
+                ids = ids + self.encode_text(answer) + ([] if continue_final_message else [self.eos_token_id])
+            rows.append(ids)
+        encoded = super().pad({"input_ids": rows}, padding, max_length, return_attention_mask=False)
+        lengths = zip(encoded["input_ids"], rows, strict=True)
+        encoded["attention_mask"] = [[0] * (len(padded) - len(ids)) + [1] * len(ids) for padded, ids in lengths]
+        if return_tensors is not None:
+            encoded = BatchEncoding(dict(encoded), tensor_type=return_tensors)
+        elif not several:
+            encoded = BatchEncoding({name: values[0] for name, values in encoded.items()})
+        return encoded if return_dict else encoded["input_ids"]
 
     # Special tokens, padding, masks
 
@@ -429,6 +475,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             `input_ids`, `attention_mask` bool[1, s, s] (True is blocked; above 8192 tokens an ordinary int64[s] where
             1 is a token) and `position_ids` int64[2, s], of one sequence or as lists over a batch; tensors get a
             leading dimension b.
+
+        Raises:
+            ValueError: pads are needed and `padding_side` is right.
         """
         if isinstance(encoded_inputs, (list, tuple)) and encoded_inputs:
             encoded_inputs = {key: [example[key] for example in encoded_inputs] for key in encoded_inputs[0]}
@@ -450,6 +499,16 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
                 features["attention_mask"] = self._attention_mask(input_ids)
                 features["position_ids"] = self._position_ids(input_ids)
         return BatchEncoding(dict(features), tensor_type=return_tensors)
+
+    def _pad(self, encoded_inputs: Any, *args: Any, padding_side: str | None = None, **kwargs: Any) -> dict:
+        length = len(encoded_inputs["input_ids"])
+        padded = super()._pad(encoded_inputs, *args, padding_side=padding_side, **kwargs)
+        if (padding_side or self.padding_side) == "right" and len(padded["input_ids"]) > length:
+            raise ValueError(
+                "padding_side must be left, got right: answers are generated at the right end of a prompt "
+                '(tokenizer.padding_side = "left")'
+            )
+        return padded
 
     def _context(self, ids: list[int]) -> tuple[int, int]:
         """Return how many pads stand at the start of ids, and how many tokens before <sop>."""
@@ -544,6 +603,42 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
         return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
+
+
+class SPTokenizer:
+    """compat: what the original's `tokenizer.sp_tokenizer` offers to programs, by the tokenizer's own methods.
+
+    Args:
+        tokenizer: the tokenizer whose vocabulary it is.
+
+    Attributes:
+        num_image_tokens: ids before the text vocabulary.
+        num_tokens: ids in all.
+    """
+
+    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.num_image_tokens, self.num_tokens = tokenizer.num_image_tokens, tokenizer.vocab_size
+
+    def tokenize(self, text: str) -> list[str]:
+        """Split a text into tokens, none of them a control token."""
+        return self._tokenizer._tokenize(text)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text's tokens."""
+        return self._tokenizer.convert_tokens_to_ids(self.tokenize(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of ids."""
+        return self._tokenizer.decode(ids)
+
+    def __getitem__(self, key: int | str) -> str | int:
+        """Return the token of an id, or the id of a token."""
+        to_other = self._tokenizer.convert_ids_to_tokens, self._tokenizer.convert_tokens_to_ids
+        return to_other[isinstance(key, str)](key)
+
+    def __len__(self) -> int:
+        return self.num_tokens
 
 
 def load_vocabulary(

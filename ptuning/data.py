@@ -19,9 +19,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from chatglm import ChatGLMTokenizer, PromptTooLongError, build_prompt
+from chatglm import SYSTEM_REPLY, ChatGLMTokenizer, PromptTooLongError, build_prompt
 from ptuning.arguments import DataArguments
-from server.protocol import SYSTEM_REPLY
 
 IGNORED = -100  # label of a token that is not to be predicted
 MESSAGES = "messages"

@@ -56,6 +56,8 @@ class ChatGLMTrainer(Seq2SeqTrainer):
         Raises:
             TrainingError: the loss is NaN or infinite.
         """
+        if self.label_smoother is not None and "logits_to_keep" in inputs:  # it compares logits and labels itself
+            inputs = {**inputs, "labels": inputs["labels"][:, -inputs["logits_to_keep"] :]}
         result = super().compute_loss(model, inputs, *arguments, **keywords)
         loss = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss.detach()).all():

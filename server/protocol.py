@@ -15,11 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from chatglm import ChatGLMTokenizer
+from chatglm import ChatGLMTokenizer, messages_to_rounds
 from engine import Answer, TokenProbability
 
 DONE = "data: [DONE]\n\n"
-SYSTEM_REPLY = "好的。"  # the answer to a system message, where it opens a dialogue as a round of its own
 
 
 class ApiError(Exception):
@@ -236,44 +235,15 @@ class EmbeddingRequest(BaseModel):
 
 
 def to_rounds(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]]]:
-    """Map a dialogue of OpenAI's roles to the model's rounds. This is the only place that does.
-
-    - A user message is a question; several in a row are joined by a line break.
-    - An assistant message answers the question before it; several in a row are joined by a line break.
-    - A system message that opens the dialogue is a round of its own, answered by `SYSTEM_REPLY`.
-    - A system message between a question and the next one stands for the answer, as FastChat's clients send it.
-    - Any other system message is joined to the question that it precedes or follows.
-
-    Returns:
-        The newest question, and the (question, answer) pairs before it.
+    """Map a dialogue of OpenAI's roles to the newest question and the rounds before it, see `messages_to_rounds`.
 
     Raises:
         ApiError: the last message is the assistant's.
     """
-    rounds: list[tuple[str, str]] = []
-    question: str | None = None
-    for index, message in enumerate(messages):
-        text, later = message.text(), messages[index + 1 :]
-        is_system = message.role in ("system", "developer")
-        asked_again = any(other.role == "user" for other in later)
-        if message.role == "assistant" or is_system and question is not None and asked_again and rounds_open(later):
-            if question is None and rounds:
-                rounds[-1] = (rounds[-1][0], f"{rounds[-1][1]}\n{text}".strip("\n"))
-            else:
-                rounds.append((question or "", text))
-            question = None
-        elif is_system and question is None and not rounds and asked_again:
-            rounds.append((text, SYSTEM_REPLY))
-        else:
-            question = text if question is None else f"{question}\n{text}"
+    question, rounds = messages_to_rounds([(message.role, message.text()) for message in messages])
     if question is None:
         raise ApiError(400, "messages: the last one must be the user's", "invalid_messages")
     return question, rounds
-
-
-def rounds_open(later: Sequence[Message]) -> bool:
-    """Return whether the next message that is not the system's is a question, so that an answer is missing before."""
-    return next((message.role for message in later if message.role in ("user", "assistant")), None) == "user"
 
 
 # --------------------------------------------------------------------------------------------------------------------

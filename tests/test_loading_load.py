@@ -105,7 +105,13 @@ def test_chat_keywords_are_understood_by_the_model(folder):
     sampling = SamplingArguments(max_length=50, max_new_tokens=3, repetition_penalty=1.2, answer_language="en", seed=1)
     response, _ = model.float().chat(tokenizer, "今天", **sampling.chat_keywords())
     assert not any("\u4e00" <= character <= "\u9fff" for character in response)
-    assert set(SamplingArguments().chat_keywords()) == {"max_length", "top_k", "top_p", "temperature", "repetition_penalty"}
+    assert set(SamplingArguments().chat_keywords()) == {
+        "max_length",
+        "top_k",
+        "top_p",
+        "temperature",
+        "repetition_penalty",
+    }
 
 
 # How scripts end

@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.dynamic_module_utils import get_relative_import_files
 
 import chatglm
 from tests.conftest import ROOT
@@ -134,6 +135,71 @@ def test_import_makes_auto_classes_use_this_code(checkpoint, trust, legacy):
         model = auto_class.from_pretrained(checkpoint, **trust)
         assert type(model) is chatglm.ChatGLMForConditionalGeneration
     original.assert_computes_the_same(model.float().eval())
+
+
+@pytest.fixture
+def hostile(tmp_path) -> Path:
+    """Return a copy of the embedded checkpoint that wants its own code executed wherever a checkpoint can."""
+    folder = tmp_path / "hostile"
+    names = ("config.json", "generation_config.json", "tokenizer_config.json", "ice_text.model", "model.safetensors")
+    (folder / "custom_generate").mkdir(parents=True)
+    for name in names:
+        shutil.copy(ROOT / "chatglm" / name, folder)
+    for name in ("evil.py", "custom_generate/generate.py"):
+        (folder / name).write_text("raise RuntimeError('code of the checkpoint was executed')")
+    model_classes = ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForSequenceClassification")
+    auto_map = dict.fromkeys(("AutoConfig", "AutoProcessor", *model_classes), "evil.Evil")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"auto_map": auto_map, "custom_pipelines": {"own-task": {"impl": "evil.Evil", "pt": ["AutoModel"]}}}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def map_tokenizer(folder: Path, auto_map) -> None:
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"auto_map": auto_map}))
+
+
+def test_import_keeps_out_all_code_of_a_checkpoint(hostile):
+    assert type(AutoConfig.from_pretrained(hostile, trust_remote_code=True)) is chatglm.ChatGLMConfig
+    for auto_map in (["evil.Evil", None], {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}):
+        map_tokenizer(hostile, auto_map)
+        assert type(AutoTokenizer.from_pretrained(hostile, trust_remote_code=True)) is chatglm.ChatGLMTokenizer
+    for auto_class in (AutoModel, AutoModelForSeq2SeqLM, AutoModelForCausalLM, chatglm.ChatGLMForConditionalGeneration):
+        model = auto_class.from_pretrained(hostile, trust_remote_code=True)
+        assert type(model) is chatglm.ChatGLMForConditionalGeneration
+        model.generate(torch.tensor([[5, 4649, 4652]]), max_new_tokens=1)  # not the folder's `custom_generate`
+    with pytest.raises(ValueError, match="Unrecognized configuration class"):
+        transformers.AutoModelForSequenceClassification.from_pretrained(hostile, trust_remote_code=True)
+    config = AutoConfig.from_pretrained(hostile, trust_remote_code=True)
+    assert type(AutoModel.from_config(config, trust_remote_code=True)) is chatglm.ChatGLMForConditionalGeneration
+    pipeline = transformers.pipeline("text-generation", model=str(hostile), trust_remote_code=True)
+    assert type(pipeline.model) is chatglm.ChatGLMForConditionalGeneration
+    with pytest.raises(KeyError, match="own-task"):
+        transformers.pipeline("own-task", model=str(hostile), trust_remote_code=True)
+
+
+@pytest.mark.parametrize("name", ["AutoProcessor", "AutoFeatureExtractor"])
+def test_import_refuses_code_that_the_package_has_nothing_in_place_of(hostile, name):
+    config = {"auto_map": {name: "evil.Evil"}, "processor_class": "Evil", "feature_extractor_type": "Evil"}
+    for file in ("processor_config.json", "preprocessor_config.json"):
+        (hostile / file).write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="is not executed once the package chatglm is imported"):
+        getattr(transformers, name).from_pretrained(hostile, trust_remote_code=True)
+
+
+def test_import_leaves_other_checkpoints_their_code(tmp_path):
+    code = "from transformers import PretrainedConfig\nclass Other(PretrainedConfig):\n    model_type = 'other'\n"
+    (tmp_path / "other.py").write_text(code)
+    (tmp_path / "config.json").write_text('{"model_type": "other", "auto_map": {"AutoConfig": "other.Other"}}')
+    assert type(AutoConfig.from_pretrained(tmp_path, trust_remote_code=True)).__name__ == "Other"
+
+
+def test_save_pretrained_copies_what_remote_code_imports_only(random_model, tmp_path):
+    random_model.save_pretrained(tmp_path)
+    imported = get_relative_import_files(ROOT / "chatglm" / "modeling_chatglm.py")
+    assert {path.name for path in tmp_path.glob("*.py")} == {"modeling_chatglm.py", *(Path(p).name for p in imported)}
+    assert json.loads((tmp_path / "config.json").read_text())["auto_map"]["AutoModel"].startswith("modeling_chatglm.")
 
 
 def test_save_pretrained_gives_equal_logits_and_ids(small_model, tmp_path):

@@ -845,3 +845,133 @@ def test_vocabulary_of_another_model_is_refused(tmp_path):
         ValueError, match=r"is not ChatGLM's: it lacks the special tokens <sop>, <eop>, \[gMASK\], .* more"
     ):
         ChatGLMTokenizer(str(other))
+
+
+# Dialogues
+
+
+def as_messages(query: str, history: list[tuple[str, str]]) -> list[dict]:
+    messages = []
+    for question, answer in history:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return [*messages, {"role": "user", "content": query}]
+
+
+CONTROL = "<sop> [gMASK]</s><eop> <n><|tab|> <pad>"
+DIALOGUES = [
+    ("你好", []),
+    ("and now?\n", [("你好", "hello  there\t!")]),
+    (CONTROL, [(f"question {number} {CONTROL}", f"answer {number} {CONTROL}") for number in range(5)]),
+]
+
+
+@pytest.mark.parametrize("add_generation_prompt", [False, True])
+@pytest.mark.parametrize(("query", "history"), DIALOGUES)
+def test_apply_chat_template_gives_the_ids_of_encode_chat(tokenizer, query, history, add_generation_prompt):
+    messages, expected = as_messages(query, history), tokenizer.encode_chat(query, history)[0]
+    arguments = {"add_generation_prompt": add_generation_prompt}
+    encoded = tokenizer.apply_chat_template(messages, **arguments)
+    assert encoded["input_ids"] == expected
+    assert encoded["attention_mask"] == [1] * len(expected)
+    assert tokenizer.apply_chat_template(messages, return_dict=False, **arguments) == expected
+    assert tokenizer.apply_chat_template(messages, tokenize=False, **arguments) == build_prompt(query, history)
+    tensors = tokenizer.apply_chat_template(messages, return_tensors="pt", **arguments)
+    assert tensors["input_ids"].tolist() == [expected]
+    assert expected.count(tokenizer.bos_token_id) == 1
+
+
+def test_apply_chat_template_pads_a_batch_on_the_left(tokenizer):
+    dialogues = [as_messages(*dialogue) for dialogue in DIALOGUES]
+    encoded = tokenizer.apply_chat_template(dialogues, padding=True, return_tensors="np")
+    longest = encoded["input_ids"].shape[1]
+    for row, mask, (query, history) in zip(encoded["input_ids"], encoded["attention_mask"], DIALOGUES, strict=True):
+        ids, _ = tokenizer.encode_chat(query, history)
+        assert row.tolist() == [tokenizer.pad_token_id] * (longest - len(ids)) + ids
+        assert mask.tolist() == [0] * (longest - len(ids)) + [1] * len(ids)
+    ragged = tokenizer.apply_chat_template(dialogues, return_dict=False)
+    assert ragged == [tokenizer.encode_chat(query, history)[0] for query, history in DIALOGUES]
+
+
+def test_apply_chat_template_ends_with_the_answer_to_learn(small):
+    messages = [*as_messages("问", []), {"role": "assistant", "content": "答<eop>"}]
+    expected = small.encode_prompt("问") + small.encode_text("答<eop>")
+    assert small.apply_chat_template(messages, continue_final_message=True, return_dict=False) == expected
+    assert small.apply_chat_template(messages, return_dict=False) == [*expected, small.eos_token_id]
+    assert small.apply_chat_template(messages, tokenize=False) == "问答<eop>"
+
+
+def test_apply_chat_template_truncates_by_rounds(small):
+    query, history = DIALOGUES[2]
+    whole, _ = small.encode_chat(query, history)
+    messages = as_messages(query, history)
+    for rounds in range(5):
+        expected, _ = small.encode_chat(query, history[5 - rounds :])
+        cut = small.apply_chat_template(messages, truncation=True, max_length=len(expected), return_dict=False)
+        assert cut == expected
+    assert small.apply_chat_template(messages, max_length=5, return_dict=False) == whole
+    with pytest.raises(PromptTooLongError):
+        small.apply_chat_template(messages, truncation=True, max_length=5)
+
+
+def test_apply_chat_template_refuses_tools_and_takes_other_templates(small):
+    messages = as_messages("你好", [])
+    for name in ("tools", "documents", "return_assistant_tokens_mask"):
+        with pytest.raises(ValueError, match=f"has no {name}"):
+            small.apply_chat_template(messages, **{name: [{}]})
+    other = "{{ messages[0].content }}!"
+    assert small.apply_chat_template(messages, chat_template=other, tokenize=False) == "你好!"
+    ids = small.apply_chat_template(messages, chat_template=other, return_dict=False)
+    assert ids == small.encode("你好!", add_special_tokens=False)
+
+
+def test_chat_template_is_saved_and_loaded(small, tmp_path):
+    small.save_pretrained(tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_text() == small.chat_template
+    loaded = ChatGLMTokenizer.from_pretrained(tmp_path)
+    assert loaded.chat_template == small.chat_template
+    assert loaded.apply_chat_template(as_messages(*DIALOGUES[1])) == small.apply_chat_template(
+        as_messages(*DIALOGUES[1])
+    )
+
+
+# Padding on the right, the original's names, pipelines
+
+
+@pytest.mark.parametrize("how", ["attribute", "argument"])
+def test_padding_on_the_right_is_refused(tokenizer, monkeypatch, how):
+    argument = {"padding_side": "right"} if how == "argument" else {}
+    if how == "attribute":
+        monkeypatch.setattr(tokenizer, "padding_side", "right")
+    for call in (
+        lambda: tokenizer(["a", "a b c"], padding=True, **argument),
+        lambda: tokenizer("a", padding="max_length", max_length=40, **argument),
+        lambda: tokenizer.pad({"input_ids": [[5], [5, 6]]}, **argument),
+    ):
+        with pytest.raises(ValueError, match="padding_side must be left, got right"):
+            call()
+    assert tokenizer(["a", "a"], padding=True, **argument)["input_ids"] == [tokenizer.encode("a")] * 2
+
+
+def test_get_command_gives_ids_of_control_tokens(tokenizer):
+    for token in ("[gMASK]", "[MASK]", "<sop>", "<eop>", "<pad>"):
+        assert tokenizer.get_command(token) == tokenizer.convert_tokens_to_ids(token)
+    assert tokenizer.get_command("<sop>") == tokenizer.bos_token_id
+    with pytest.raises(ValueError, match="got '<no such token>'"):
+        tokenizer.get_command("<no such token>")
+
+
+def test_sp_tokenizer_offers_the_originals_methods(tokenizer):
+    inner, text = tokenizer.sp_tokenizer, "你好, world\n  a\tb"
+    ids = inner.encode(text)
+    assert ids == tokenizer.encode(text, add_special_tokens=False)
+    assert inner.decode(ids) == tokenizer.decode(ids)
+    assert [inner[token] for token in inner.tokenize(text)] == ids
+    assert [inner[index] for index in ids] == inner.tokenize(text)
+    assert (len(inner), inner.num_image_tokens) == (tokenizer.vocab_size, tokenizer.num_image_tokens)
+
+
+def test_tokenizer_that_a_pipeline_loads_gives_ids_only(small, tmp_path):
+    small.save_pretrained(tmp_path)
+    loaded = ChatGLMTokenizer.from_pretrained(tmp_path, _from_pipeline="text-generation")
+    assert set(loaded("a")) == {"input_ids"}
+    assert set(ChatGLMTokenizer.from_pretrained(tmp_path)("a")) == {"input_ids", "attention_mask", "position_ids"}
