@@ -220,9 +220,7 @@ class SamplingArguments:
     )
     top_k: int = flag(
         model_sampling.TOP_K,
-        Text(
-            "sample from so many likeliest tokens at most; 0 for all", "至多从这么多个最可能的 token 中采样；0 为不限"
-        ),
+        Text("sample from so many likeliest tokens at most; 0 for all", "只从这么多个最可能的 token 中采样；0 不限"),
     )
     top_p: float = flag(
         model_sampling.TOP_P,
