@@ -5,6 +5,7 @@ Shapes: `b` running answers, `h` heads, `t` tokens so far, `d` head size.
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ FREE_SHARE = 0.7  # of the free memory is for running answers; prompts being rea
 
 
 @dataclass
-class SetAside:
+class Preempted:
     """A row that has left the batch for a while; its keys and values lie in main memory. Joins as a prompt does."""
 
     cache: ChatGLMCache
@@ -30,10 +31,34 @@ class SetAside:
     mask_position: int
 
 
+class RowsLayout:
+    """What the model asks of a prompt's `PromptLayout`, for rows of different lengths that get one token each."""
+
+    uniform_context_length = 0  # every new token belongs to an answer
+
+    def __init__(self, cache: BatchCache) -> None:
+        self.cache = cache
+
+    def position_ids(self, start: int, count: int) -> Tensor:
+        """Return the position channels of each row's next token, int64 [b, 2, 1]."""
+        answered = [
+            length - self.cache.prefix_length - context + 1
+            for length, context in zip(self.cache.row_lengths, self.cache.context_lengths, strict=True)
+        ]
+        positions = torch.tensor([self.cache.mask_positions, answered], device=self.cache.keys[0].device)  # [2, b]
+        return positions.T[..., None]
+
+    def visible_keys(self, length: int) -> Tensor | None:
+        """Return which columns hold a row's tokens, the new one included, bool [b, length]; None if all do."""
+        if len(set(self.cache.row_lengths)) == 1:
+            return None
+        ends = torch.tensor(self.cache.row_lengths, device=self.cache.keys[0].device) - self.cache.prefix_length
+        ends = ends[:, None]  # [b, 1]
+        return torch.arange(length, device=ends.device) <= ends
+
+
 class BatchCache(ChatGLMCache):
     """Keys and values of answers of different lengths, one row each, which decode together one token at a time.
-
-    It is its own layout: the model asks it for positions and visible columns as it asks a prompt's `PromptLayout`.
 
     Args:
         limit: bytes that the buffers should not exceed, None for any number; see `has_room`.
@@ -43,12 +68,10 @@ class BatchCache(ChatGLMCache):
         context_lengths, mask_positions: of each row's prompt, as in `PromptLayout`.
     """
 
-    uniform_context_length = 0  # every new token belongs to an answer
-
     def __init__(self, limit: int | None = None) -> None:
         super().__init__()
         self.limit = limit
-        self.layout = self
+        self.layout = RowsLayout(weakref.proxy(self))
         self.row_lengths: list[int] = []
         self.context_lengths: list[int] = []
         self.mask_positions: list[int] = []
@@ -88,22 +111,6 @@ class BatchCache(ChatGLMCache):
         """Return the length of the longest row, P-Tuning prefix not counted."""
         return max(self.row_lengths) - self.prefix_length
 
-    def position_ids(self, start: int, count: int) -> Tensor:
-        """Return the position channels of each row's next token, int64 [b, 2, 1]."""
-        answered = [
-            length - self.prefix_length - context + 1
-            for length, context in zip(self.row_lengths, self.context_lengths, strict=True)
-        ]
-        positions = torch.tensor([self.mask_positions, answered], device=self.keys[0].device)  # [2, b]
-        return positions.T[..., None]
-
-    def visible_keys(self, length: int) -> Tensor | None:
-        """Return which columns hold a row's tokens, the new one included, bool [b, length]; None if all do."""
-        if len(set(self.row_lengths)) == 1:
-            return None
-        ends = torch.tensor(self.row_lengths, device=self.keys[0].device)[:, None] - self.prefix_length
-        return torch.arange(length, device=ends.device) <= ends
-
     # what the engine calls
 
     def has_room(self, *lengths: int) -> bool:
@@ -119,8 +126,8 @@ class BatchCache(ChatGLMCache):
         """Take note that each row has one more token."""
         self.row_lengths = [length + 1 for length in self.row_lengths]
 
-    def append_row(self, prompt: Prefill | SetAside) -> None:
-        """Copy a prompt's keys and values, or those of a row that was set aside, into a new row."""
+    def append_row(self, prompt: Prefill | Preempted) -> None:
+        """Copy a prompt's keys and values, or those of a row that was preempted, into a new row."""
         self.prefix_length = prompt.cache.prefix_length
         length = prompt.cache.lengths[0]
         if not self.keys:
@@ -135,13 +142,13 @@ class BatchCache(ChatGLMCache):
         self.context_lengths.append(prompt.context_length)
         self.mask_positions.append(prompt.mask_position)
 
-    def set_aside(self, row: int) -> SetAside:
+    def preempt(self, row: int) -> Preempted:
         """Return what `append_row` needs to bring a row back after `remove_row`."""
         cache, length = ChatGLMCache(), self.row_lengths[row]
         cache.prefix_length = self.prefix_length
         for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
             cache.update(key[row, None, :, :length].cpu(), value[row, None, :, :length].cpu(), layer)
-        return SetAside(cache, self.context_lengths[row], self.mask_positions[row])
+        return Preempted(cache, self.context_lengths[row], self.mask_positions[row])
 
     def remove_row(self, row: int) -> None:
         """Forget a row; the last one takes its place. What is left behind is zero, as NaN would reach other rows."""

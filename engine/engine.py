@@ -28,14 +28,14 @@ from .answer import (
     StepError,
     TokenProbability,
 )
-from .cache import FREE_SHARE, BatchCache, SetAside
+from .cache import FREE_SHARE, BatchCache, Preempted
 from .prompts import Prefill, PromptCache
 from .rows import Row, token_probabilities
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_SLICE = 0.02  # seconds of prompt reading between two tokens of the running answers
-ROOM_TO_COME_BACK = 64  # tokens; with room for the next one only, an answer would come and go with each
+ROOM_TO_RESUME = 64  # tokens; with room for the next one only, an answer would come and go with each
 
 
 class Engine:
@@ -79,7 +79,7 @@ class Engine:
         self.rows: list[Row] = []
         self.cache_bytes = int(FREE_SHARE * free_memory(model)) if cache_bytes is None else cache_bytes
         self.cache = BatchCache(self.cache_bytes)
-        self.set_aside: collections.deque[tuple[Row, SetAside]] = collections.deque()  # in the order they began in
+        self.preempted: collections.deque[tuple[Row, Preempted]] = collections.deque()  # in the order they began in
         self.prompts = PromptCache(prompt_cache_bytes)
         self.step_seconds = SHORTEST_SLICE
         self.closing = self.cancelling = False
@@ -124,8 +124,8 @@ class Engine:
             self.changed.notify()
         self.thread.join()
 
-    def place(self, answer: Answer) -> int:
-        """Return an answer's place in the queue, the next one's being 1; 0 if it does not wait (any more)."""
+    def queue_position(self, answer: Answer) -> int:
+        """Return an answer's position in the queue, the next one's being 1; 0 if it does not wait (any more)."""
         with self.changed:
             return self.waiting.index(answer) + 1 if answer in self.waiting else 0
 
@@ -136,8 +136,8 @@ class Engine:
 
     @property
     def batch_size(self) -> int:
-        """Number of answers that run, those set aside and the one whose prompt is being read included."""
-        return len(self.rows) + len(self.set_aside) + (self.reading is not None)
+        """Number of answers that run, those preempted and the one whose prompt is being read included."""
+        return len(self.rows) + len(self.preempted) + (self.reading is not None)
 
     @property
     def alive(self) -> bool:
@@ -156,7 +156,7 @@ class Engine:
                     return
             try:
                 self._drop()
-                self._bring_back()
+                self._resume()
                 self._read()
                 if self.rows:
                     self._decode()
@@ -177,11 +177,11 @@ class Engine:
         if self.reading is not None and self._is_over(self.reading[0], now):
             self._end(self.reading[0], self._reason(self.reading[0], now))
             self.reading = None
-        for index in reversed(range(len(self.set_aside))):
-            answer = self.set_aside[index][0].answer
+        for index in reversed(range(len(self.preempted))):
+            answer = self.preempted[index][0].answer
             if self._is_over(answer, now):
                 self._end(answer, self._reason(answer, now))
-                del self.set_aside[index]
+                del self.preempted[index]
         for index in reversed(range(len(self.rows))):
             answer = self.rows[index].answer
             if self._is_over(answer, now):
@@ -226,7 +226,7 @@ class Engine:
     def _take(self) -> bool:
         """Give the next waiting request its place; return whether there is a request and a place."""
         with self.changed:
-            if not self.waiting or self.set_aside or len(self.rows) >= self.max_batch_size:
+            if not self.waiting or self.preempted or len(self.rows) >= self.max_batch_size:
                 return False
             prompt_length = len(self.waiting[0].request.prompt_ids) + self.cache.prefix_length
             if self.rows and not self.cache.has_room(prompt_length):
@@ -249,19 +249,19 @@ class Engine:
         self._sample(prompt.logits[None].clone(), [row])
 
     def _make_room(self) -> None:
-        """Set aside the answers that began last, as many as needed for the others to have another token."""
+        """Preempt the answers that began last, as many as needed for the others to have another token."""
         while len(self.rows) > 1 and not self.cache.has_room():
             index = max(range(len(self.rows)), key=lambda index: self.rows[index].answer.started)
-            self.set_aside.appendleft((self.rows[index], self.cache.set_aside(index)))
+            self.preempted.appendleft((self.rows[index], self.cache.preempt(index)))
             self._remove(index)
 
-    def _bring_back(self) -> None:
-        """Let answers that were set aside go on, where there is room for some tokens more than the next."""
-        while self.set_aside:
-            row, state = self.set_aside[0]
-            if self.rows and not self.cache.has_room(state.cache.lengths[0] + ROOM_TO_COME_BACK):
+    def _resume(self) -> None:
+        """Let answers that were preempted go on, where there is room for some tokens more than the next."""
+        while self.preempted:
+            row, state = self.preempted[0]
+            if self.rows and not self.cache.has_room(state.cache.lengths[0] + ROOM_TO_RESUME):
                 return
-            self.set_aside.popleft()
+            self.preempted.popleft()
             self.cache.append_row(state)
             self.rows.append(row)
 

@@ -69,7 +69,7 @@ async def follow(engine: Engine, answer: Answer) -> AsyncIterator[tuple[str, int
         try:
             piece = await asyncio.wait_for(anext(answer), QUEUE_SECONDS if waiting else None)
         except asyncio.TimeoutError:  # noqa: UP041  (in Python 3.10 it is not the built-in one)
-            if place != (place := engine.place(answer)):
+            if place != (place := engine.queue_position(answer)):
                 yield text, place, None
             continue
         text += piece.text

@@ -395,8 +395,8 @@ def test_answers_that_do_not_fit_wait_and_say_the_same(checkpoint, engines, monk
     """With memory for two answers of 256 tokens or one that is longer, three that become longer."""
     model, tokenizer = checkpoint
     most, seen = [], []
-    set_aside = BatchCache.set_aside
-    monkeypatch.setattr(BatchCache, "set_aside", lambda self, row: seen.append(row) or set_aside(self, row))
+    preempt = BatchCache.preempt
+    monkeypatch.setattr(BatchCache, "preempt", lambda self, row: seen.append(row) or preempt(self, row))
     resize = BatchCache._resize
 
     def watch(self, rows, length):
@@ -424,7 +424,7 @@ def test_cancel_ends_an_answer_that_was_set_aside(checkpoint, engines):
     prompt_ids = tokenizer.encode_prompt("天" * (CACHE_STEP - 40))
     slow = SlowModel(model, 0.005)
     first, second = engine.submit(greedy(prompt_ids, 200), greedy(prompt_ids, 200))
-    wait_until(lambda: engine.set_aside)
+    wait_until(lambda: engine.preempted)
     assert engine.batch_size == 2 and [row.answer for row in engine.rows] == [first]
     second.cancel()
     assert len(ids_of(second)) < 200 and second.finish_reason == "cancelled"
@@ -477,17 +477,17 @@ def test_cancel_in_the_queue_and_while_reading(checkpoint, engines):
         first.cancel()
 
 
-def test_place_in_the_queue(checkpoint, engines):
+def test_queue_position(checkpoint, engines):
     model, tokenizer = checkpoint
     engine, prompt = engines(max_batch_size=1), tokenizer.encode_prompt("你好")
     engine.end_ids = set()
     with SlowModel(model, 0.02):
         first, second, third = (engine.submit(greedy(prompt, 1000)) for _ in range(3))
         next(first)
-        assert [engine.place(answer) for answer in (first, second, third)] == [0, 1, 2]
+        assert [engine.queue_position(answer) for answer in (first, second, third)] == [0, 1, 2]
         second.cancel()
-        wait_until(lambda: engine.place(third) == 1)
-        assert engine.place(second) == 0
+        wait_until(lambda: engine.queue_position(third) == 1)
+        assert engine.queue_position(second) == 0
         third.cancel()
         first.cancel()
 
