@@ -32,10 +32,12 @@ from .cache import CACHE_NAME, CausalOutput, ChatGLMCache, ModelOutput, one_cach
 from .configuration_chatglm import IS_REMOTE_CODE, RESIDUAL_SCALE, ChatGLMConfig
 from .cpu_decode import cache_dtype  # noqa: F401
 from .cpu_kernels import KernelError  # noqa: F401
+from .cuda_compiler import CudaKernelError  # noqa: F401
 from .cuda_decode import decode_step, release_graphs
 from .cuda_kernels import linear  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
 from .kernel_cache import find_source  # noqa: F401
+from .mapped_memory import release_pages  # noqa: F401
 from .positions import AttentionPlan, PromptLayout, apply_rotary, rotary_tables
 from .quantization import BlockQuantizer, QuantizedEmbedding, QuantizedLinear, tie_quantized_embeddings
 from .quantization import quantize as quantize_layers

@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from . import cpu_kernels, cuda_kernels, kernel_cache
+from . import cpu_kernels, cuda_kernels, kernel_cache, mapped_memory
 from .bits import check_bits
 
 # The matrices of a block that the original quantises, by their path in the block.
@@ -430,9 +430,9 @@ class _Stored(nn.Module):
         """Return what changes when the weight does."""
         return self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version
 
-    def _find_file_rows(self) -> cpu_kernels.FileRows | None:
+    def _find_file_rows(self) -> mapped_memory.FileRows | None:
         if self._file_rows_of != self._weight_version():
-            self._file_rows, self._file_rows_of = cpu_kernels.FileRows.find(self.weight), self._weight_version()
+            self._file_rows, self._file_rows_of = mapped_memory.FileRows.find(self.weight), self._weight_version()
         return self._file_rows
 
     def _rows(self, indices: torch.Tensor) -> torch.Tensor:
@@ -497,13 +497,13 @@ class OutputLinear(_Stored, nn.Linear):
         version = self._weight_version()
         if self._copy_of != version:
             weight, release = self.weight.detach(), self._find_file_rows() is not None
-            packed = cpu_kernels.use_huge_pages(torch.empty(weight.shape, dtype=torch.int8))
+            packed = mapped_memory.use_huge_pages(torch.empty(weight.shape, dtype=torch.int8))
             weight_scale = torch.empty(len(weight), dtype=torch.float16)
             for start in range(0, len(weight), ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
                 _quantize_into(weight[rows], 8, packed[rows], weight_scale[rows])
                 if release:
-                    cpu_kernels.release_pages(weight[rows])
+                    mapped_memory.release_pages(weight[rows])
             self._copy, self._copy_of = (packed, weight_scale), version
         return self._copy
 

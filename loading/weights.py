@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from chatglm.cpu_kernels import release_pages
+from chatglm.mapped_memory import release_pages
 
 from .checkpoint import LoadError, find_weights
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chatglm import cuda_kernels
+from chatglm import cuda_compiler, cuda_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {"tensor cores": ["-DTENSOR_CORES"], "float": []}  # as on sm_80 and later, as before
@@ -34,7 +34,7 @@ def emulation_libraries(tmp_path_factory):
         pytest.skip("the emulation of the CUDA kernels needs g++ or clang++")
     folder = tmp_path_factory.mktemp("emulation")
     libraries = {name: folder / f"{name.replace(' ', '_')}.so" for name in VARIANTS}
-    source = f'-DKERNEL_SOURCE="{ROOT / "chatglm" / cuda_kernels.SOURCE}"'
+    source = f'-DKERNEL_SOURCE="{ROOT / "chatglm" / cuda_compiler.SOURCE}"'
     for name, options in VARIANTS.items():
         command = [compiler, "-O1", "-std=c++17", "-shared", "-fPIC", "-w", source, *options, "-o", libraries[name]]
         subprocess.run([*command, Path(__file__).with_suffix(".cpp")], check=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatglm import cuda_kernels
+from chatglm import cuda_compiler, cuda_kernels
 from chatglm.positions import PromptLayout, apply_rotary, rotary_frequency
 from chatglm.positions import rotary_tables as model_rotary_tables
 from chatglm.quantization import dequantize_weight, pack_int4
@@ -23,7 +23,7 @@ from chatglm.quantization import dequantize_weight, pack_int4
 pytest_plugins = ["cuda_emulation"]  # fixture `emulations`
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "chatglm" / cuda_kernels.SOURCE
+SOURCE = ROOT / "chatglm" / cuda_compiler.SOURCE
 DTYPES = tuple(cuda_kernels.NUMBER_TYPES)
 NUMBER_NAMES = tuple(cuda_kernels.NUMBER_TYPES.values())
 ARCHITECTURES = ("sm_70", "sm_75", "sm_80", "sm_86", "sm_89", "sm_90")
@@ -382,12 +382,12 @@ def test_nvcc_compiles_the_source(architecture, tmp_path):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc_compiles_the_source(architecture):
     try:
-        nvrtc = cuda_kernels.load_nvrtc()
+        nvrtc = cuda_compiler.load_nvrtc()
     except cuda_kernels.CudaKernelError as error:
         pytest.skip(str(error))
     capability = divmod(int(architecture.removeprefix("sm_")), 10)
     try:
-        image = cuda_kernels.compile_kernels(SOURCE.read_text(encoding="utf-8"), capability, nvrtc)
+        image = cuda_compiler.compile_kernels(SOURCE.read_text(encoding="utf-8"), capability, nvrtc)
     except cuda_kernels.CudaKernelError as error:
         assert "supports GPUs from" in str(error)
         pytest.skip(str(error))
@@ -396,12 +396,12 @@ def test_nvrtc_compiles_the_source(architecture):
 
 def test_compile_kernels_reports_errors_and_newer_gpus():
     try:
-        nvrtc = cuda_kernels.load_nvrtc()
+        nvrtc = cuda_compiler.load_nvrtc()
     except cuda_kernels.CudaKernelError as error:
         pytest.skip(str(error))
     with pytest.raises(cuda_kernels.CudaKernelError, match='identifier "y" is undefined'):
-        cuda_kernels.compile_kernels("__device__ int f() { return y; }", (9, 0), nvrtc)
-    newer = cuda_kernels.compile_kernels('extern "C" __global__ void f() {}', (99, 0), nvrtc)
+        cuda_compiler.compile_kernels("__device__ int f() { return y; }", (9, 0), nvrtc)
+    newer = cuda_compiler.compile_kernels('extern "C" __global__ void f() {}', (99, 0), nvrtc)
     assert b".visible .entry f" in newer
 
 
@@ -423,17 +423,17 @@ def test_compile_kernels_names_a_compiler_that_does_not_fit(known, capability, m
             numbers[:] = known
 
     with pytest.raises(cuda_kernels.CudaKernelError, match=message):
-        cuda_kernels.compile_kernels("", capability, nvrtc)
+        cuda_compiler.compile_kernels("", capability, nvrtc)
     del nvrtc.nvrtcGetSupportedArchs
     with pytest.raises(cuda_kernels.CudaKernelError, match="too old: it has no nvrtcGetSupportedArchs"):
-        cuda_kernels.compile_kernels("", capability, nvrtc)
+        cuda_compiler.compile_kernels("", capability, nvrtc)
 
 
 def test_load_nvrtc_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(cuda_kernels, "nvrtc_candidates", lambda: iter(["/nowhere/libnvrtc.so"]))
+    monkeypatch.setattr(cuda_compiler, "nvrtc_candidates", lambda: iter(["/nowhere/libnvrtc.so"]))
     monkeypatch.setattr(torch.version, "cuda", "12.4")
     with pytest.raises(cuda_kernels.CudaKernelError, match="pip install nvidia-cuda-nvrtc-cu12$"):
-        cuda_kernels.load_nvrtc()
+        cuda_compiler.load_nvrtc()
 
 
 def test_nvrtc_is_found_in_pip_packages_and_the_version_of_pytorch_first(monkeypatch, tmp_path):
@@ -444,7 +444,7 @@ def test_nvrtc_is_found_in_pip_packages_and_the_version_of_pytorch_first(monkeyp
     monkeypatch.delitem(sys.modules, "nvidia", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    ours = [name for name in cuda_kernels.nvrtc_candidates() if str(tmp_path) in name]
+    ours = [name for name in cuda_compiler.nvrtc_candidates() if str(tmp_path) in name]
     assert [Path(name).name for name in ours] == ["libnvrtc.so.13", "libnvrtc.so.12"]
 
 
@@ -456,11 +456,11 @@ def test_kernel_image_is_kept_for_the_user_only(monkeypatch, tmp_path):
         compiled.append(capability)
         return b"image %d" % len(compiled)
 
-    monkeypatch.setattr(cuda_kernels, "compile_kernels", compile_kernels)
-    images = [cuda_kernels.kernel_image(capability) for capability in ((9, 0), (9, 0), (8, 6))]
+    monkeypatch.setattr(cuda_compiler, "compile_kernels", compile_kernels)
+    images = [cuda_compiler.kernel_image(capability) for capability in ((9, 0), (9, 0), (8, 6))]
     assert images == [b"image 1", b"image 1", b"image 2"]
     assert compiled == [(9, 0), (8, 6)]
-    directory = cuda_kernels.cache_directory("cuda")
+    directory = cuda_compiler.cache_directory("cuda")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert len(list(directory.iterdir())) == 2  # no temporary files
 
@@ -468,12 +468,12 @@ def test_kernel_image_is_kept_for_the_user_only(monkeypatch, tmp_path):
 def test_kernel_image_without_a_cache(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(cuda_kernels, "compile_kernels", lambda source, capability: b"image")
-    assert cuda_kernels.kernel_image((9, 0)) == b"image"
+    monkeypatch.setattr(cuda_compiler, "compile_kernels", lambda source, capability: b"image")
+    assert cuda_compiler.kernel_image((9, 0)) == b"image"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(cuda_kernels.os, "replace", lambda new, file: Path("/nowhere/file").touch())
-    assert cuda_kernels.kernel_image((9, 0)) == b"image"
-    assert not list(cuda_kernels.cache_directory("cuda").iterdir())
+    assert cuda_compiler.kernel_image((9, 0)) == b"image"
+    assert not list(cuda_compiler.cache_directory("cuda").iterdir())
 
 
 def test_driver_errors_are_named(emulations):
@@ -624,7 +624,7 @@ def pretended_gpu(monkeypatch, emulation_libraries):
     monkeypatch.setattr(torch.cuda, "device", NoDevice)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    monkeypatch.setattr(cuda_kernels, "kernel_image", lambda capability: b"emulation")
+    monkeypatch.setattr(cuda_compiler, "kernel_image", lambda capability: b"emulation")
     monkeypatch.setattr(cuda_kernels.ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr(cuda_kernels.logger, "propagate", True)
     return torch.device("cuda", 0)
@@ -652,7 +652,7 @@ def be_old(monkeypatch):
 
 
 def be_no_image(monkeypatch):
-    monkeypatch.setattr(cuda_kernels, "kernel_image", lambda capability: b"for another GPU")
+    monkeypatch.setattr(cuda_compiler, "kernel_image", lambda capability: b"for another GPU")
 
 
 def be_amd(monkeypatch):
@@ -680,7 +680,7 @@ def test_importing_and_asking_without_a_gpu_imports_no_cuda_package():
     code = """
 import sys, torch._dynamo  # PyTorch's CUDA build imports triton here by itself
 before = set(sys.modules)
-from chatglm import cuda_kernels
+from chatglm import cuda_compiler, cuda_kernels
 assert not cuda_kernels.available(torch.device("cpu"))
 assert not {"cpm_kernels", "triton", "cupy"} & {name.split(".")[0] for name in set(sys.modules) - before}
 """

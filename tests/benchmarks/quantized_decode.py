@@ -27,7 +27,14 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_decode, cpu_kernels, quantization
+from chatglm import (
+    ChatGLMConfig,
+    ChatGLMForConditionalGeneration,
+    cpu_decode,
+    cpu_kernels,
+    mapped_memory,
+    quantization,
+)
 from loading.devices import choose_dtype
 from loading.load import load_model
 from tests.benchmarks import llama_cpp_q4_0
@@ -179,7 +186,7 @@ def tuning_seconds(model: ChatGLMForConditionalGeneration, length: int) -> float
 
 def read_bandwidth(threads: int, size: int = 1 << 30) -> float:
     """Return the bytes a second that threads read of a buffer, the median of 10 times."""
-    words = cpu_kernels.use_huge_pages(torch.empty(size // 8, dtype=torch.int64)).fill_(1)
+    words = mapped_memory.use_huge_pages(torch.empty(size // 8, dtype=torch.int64)).fill_(1)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "read_bandwidth.so"
         cpu_kernels.compile_kernels(Path(__file__).with_name("read_bandwidth.c"), target)
