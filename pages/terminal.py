@@ -162,7 +162,7 @@ def converse(chat: Chat) -> None:
         if ends is False:
             print(chat.texts["cleared"])
         elif query:
-            write(f"\n{coloured(chat.texts['model'], LABEL_COLOUR)}")
+            print("\n" + coloured(chat.texts["model"], LABEL_COLOUR), end="", flush=True)
             try:
                 with without_echo():
                     chat.ask(query)

@@ -403,9 +403,9 @@ def test_terminal_wraps_english_and_keeps_pressed_keys_out_of_the_answer(termina
     screen.read_until("ChatGLM-6B：")
     screen.type("next")  # during the answer: it is the beginning of the next question
     shown = screen.read_until("用户：")
-    lines = ("ChatGLM-6B：" + shown).rstrip().split("\r\n")
+    lines = ("ChatGLM-6B：" + shown).removesuffix("\x1b[?2004h").rstrip().split("\r\n")  # readline takes pastes again
     assert " ".join(line.strip() for line in lines) == "ChatGLM-6B：" + answer.strip()
-    assert len(lines) > 2 and all(len(line) < 80 for line in lines)
+    assert len(lines) > 2 and all(len(line) <= 80 for line in lines)
     screen.type("?\r")
     screen.read_until("ChatGLM-6B：next?")
     screen.read_until("用户：")
