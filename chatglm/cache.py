@@ -35,6 +35,7 @@ class ChatGLMCache(Cache):
     # what `generate` asks of a cache; the base class derives it from layers, which this one has not
     layers = ()
     is_compileable = False
+    max_cache_len = -1  # without limit, as peft writes it
     is_croppable = True
     is_linear = (False,)
     is_sliding = ()

@@ -557,6 +557,13 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, ChatMixin, Generat
         super().tie_weights(*args, **kwargs)
         if isinstance(self.lm_head, QuantizedLinear):
             tie_quantized_embeddings(self)
+            return
+        # transformers 5.0 to 5.3 keep both weights where a checkpoint stores both, as the original's do
+        own, shared = self.lm_head.weight, self.transformer.word_embeddings.weight
+        apart = own is not shared and own.shape == shared.shape and "meta" not in (own.device.type, shared.device.type)
+        if self.config.tie_word_embeddings and apart and own.device == shared.device and torch.equal(own, shared):
+            self.lm_head.weight = shared
+            self.all_tied_weights_keys.update(self._tied_weights_keys)
 
     def quantize(
         self, bits: int, quantize_embeddings: bool = False, calibration: BlockQuantizer | None = None

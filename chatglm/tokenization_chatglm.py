@@ -37,6 +37,7 @@ TAB = "<|tab|>"
 LONGEST_BLANK = 80
 FORMATTING = {NEW_LINE: "\n", TAB: "\t"} | {f"<|blank_{k}|>": " " * k for k in range(2, LONGEST_BLANK + 1)}
 _BLANKS = re.compile(f" {{2,{LONGEST_BLANK}}}")
+_SPACE_BEFORE_PUNCTUATION = re.compile(r" [.?!,]| ' | n't| '(?:m|s|ve|re)")  # compat: the library's own list
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FORMATTING_SPELLING = re.compile("(?<=<)(?=" + "|".join(re.escape(token[1:]) for token in FORMATTING) + ")")
 
@@ -151,6 +152,8 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         # transformers 5 hands over tokens that it has no attribute for under this key. They must not reach the base
         # class, which would match their spelling in text: the original gives "[gMASK]" in a plain call as text.
         own_tokens = dict(kwargs.pop("model_specific_special_tokens", None) or {})
+        if isinstance(kwargs.get("extra_special_tokens"), dict):  # transformers 5.0
+            own_tokens |= kwargs.pop("extra_special_tokens")
         end_token = own_tokens.pop("end_token", end_token)
         gmask_token = own_tokens.pop("gmask_token", gmask_token)
         eop_token = own_tokens.pop("eop_token", kwargs.pop("eop_token", None))
@@ -602,7 +605,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         text = "".join([decoder.put(int(token_id)) for token_id in ids if token_id not in skipped]) + decoder.end()
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
-        return self.clean_up_tokenization(text) if clean_up_tokenization_spaces else text
+        if clean_up_tokenization_spaces:  # transformers 5.0 has no method for it
+            text = _SPACE_BEFORE_PUNCTUATION.sub(lambda found: found[0].strip(), text)
+        return text
 
 
 class SPTokenizer:
