@@ -18,12 +18,13 @@ from transformers import (
     dynamic_module_utils,
 )
 
+from .answer_text import IncrementalDecoder
 from .cache import ChatGLMCache
 from .configuration_chatglm import ChatGLMConfig
 from .dialogue import SYSTEM_REPLY, PromptTooLongError, build_prompt, messages_to_rounds
 from .modeling_chatglm import ChatGLMForConditionalGeneration, ChatGLMModel
 from .sampler import InvalidLogitsError
-from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder
+from .tokenization_chatglm import ChatGLMTokenizer
 
 EMBEDDED_CHECKPOINT = str(Path(__file__).resolve().parent)  # `from_pretrained` takes it, wherever pip has put it
 

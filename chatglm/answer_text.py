@@ -4,11 +4,74 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .tokenization_chatglm import ChatGLMTokenizer, IncrementalDecoder
+if TYPE_CHECKING:
+    from .tokenization_chatglm import ChatGLMTokenizer
+
+WORD_START = "▁"
+REPLACEMENT_CHARACTER = "\ufffd"
 
 # What `process_response` may still change when more text comes: half-width punctuation, the date's placeholder.
 UNSETTLED_END = re.compile(r"(?:[,!:;?]|\[|\[\[(?:训(?:练(?:时(?:间\]?)?)?)?)?)\Z")
+
+
+class IncrementalDecoder:
+    """Turn token ids into text one at a time, in constant time for each.
+
+    The pieces that `put` and `end` return add up to `tokenizer.decode(ids)`, whatever the ids are. A character whose
+    bytes are spread over several tokens is returned when it is complete; U+FFFD appears only for bytes that can no
+    longer become a character (one for each byte, as SentencePiece does).
+
+    Args:
+        tokenizer: the tokenizer that the ids belong to.
+    """
+
+    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._bytes = b""
+        self._started = False
+
+    def put(self, token_id: int) -> str:
+        """Take the next token id and return the text that is final now, possibly ""."""
+        return self.put_surface(self._tokenizer.surface(token_id))
+
+    def put_surface(self, surface: str | bytes | None) -> str:
+        """Take the next token as `ChatGLMTokenizer.surface` gives it and return the text that is final now."""
+        if surface is None:
+            return ""
+        if isinstance(surface, bytes):
+            self._bytes += surface
+            text = self._take_characters(ended=False)
+        else:
+            text = self._take_characters(ended=True)
+            if not self._started and not text:
+                surface = surface.removeprefix(WORD_START)  # the dummy space that encoding put before the text
+            text += surface.replace(WORD_START, " ")
+        self._started = self._started or text != ""
+        return text
+
+    def end(self) -> str:
+        """Return what is left when no more tokens come: U+FFFD for each byte of an unfinished character."""
+        text = self._take_characters(ended=True)
+        self._started = self._started or text != ""
+        return text
+
+    def _take_characters(self, ended: bool) -> str:
+        """Decode pending bytes up to the first character that is unfinished but still possible."""
+        text = ""
+        while self._bytes:
+            try:
+                text += self._bytes.decode("utf-8")
+                self._bytes = b""
+            except UnicodeDecodeError as error:
+                text += self._bytes[: error.start].decode("utf-8")
+                self._bytes = self._bytes[error.start :]
+                if error.reason == "unexpected end of data" and not ended:
+                    break
+                text += REPLACEMENT_CHARACTER
+                self._bytes = self._bytes[1:]
+        return text
 
 
 def process_response(response: str, map_punctuation: bool = True) -> str:

@@ -569,20 +569,11 @@ class ChatMixin:
             }
             yield from self._library_ids(arguments, streamed)
             return
-        if seed is None:
-            seed = int(torch.randint(1 << 62, ()))
-        temperature = temperature if do_sample else 0
-        sampler = Sampler(temperature, top_k, top_p, repetition_penalty, foreign, seed, prompt_ids)
+        seed = int(torch.randint(1 << 62, ())) if seed is None else seed
+        sampler = Sampler(temperature if do_sample else 0, top_k, top_p, repetition_penalty, foreign, seed, prompt_ids)
         ends, pad = end_token_ids(self), self.config.pad_token_id
-        for (token_id,) in decode(
-            self,
-            **inputs,
-            samplers=[sampler],
-            max_new_tokens=max_new_tokens,
-            end_ids=ends,
-            pad_token_id=pad,
-            logits_processor=logits_processor,
-        ):
+        arguments = [sampler], max_new_tokens, ends, pad, logits_processor
+        for (token_id,) in decode(self, input_ids, inputs["attention_mask"], *arguments):
             yield token_id
 
     def _library_ids(self, arguments: dict, streamed: bool) -> Iterator[int]:

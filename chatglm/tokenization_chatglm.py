@@ -1,8 +1,8 @@
-"""ChatGLM-6B's tokenizer, and a decoder that turns token ids into text one at a time.
+"""ChatGLM-6B's tokenizer.
 
 A text's way through this file: `ChatGLMTokenizer.encode_chat` takes a question and its history, drops the oldest rounds
-until the prompt (`dialogue.build_prompt`) fits, and returns ids; `IncrementalDecoder` turns generated ids into text
-again.
+until the prompt (`dialogue.build_prompt`) fits, and returns ids; `answer_text.IncrementalDecoder` turns generated ids
+into text again.
 
 Shape legend: `b` batch, `s` tokens in a sequence.
 """
@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import sentencepiece
 from transformers import AddedToken, BatchEncoding, PreTrainedTokenizer
 from transformers.utils import is_torch_tensor, to_py_obj
 
+from .answer_text import IncrementalDecoder
 from .dialogue import (
     CHAT_TEMPLATE,
     History,
@@ -28,82 +28,15 @@ from .dialogue import (
     read_messages,
     round_text,
 )
+from .vocabulary import FORMATTING, LONGEST_BLANK, NEW_LINE, TAB, VOCAB_FILES_NAMES, load_vocabulary
 
-VOCAB_FILES_NAMES = {"vocab_file": "ice_text.model"}
-
-# The vocabulary spells white space that SentencePiece would drop as tokens of their own.
-NEW_LINE = "<n>"
-TAB = "<|tab|>"
-LONGEST_BLANK = 80
-FORMATTING = {NEW_LINE: "\n", TAB: "\t"} | {f"<|blank_{k}|>": " " * k for k in range(2, LONGEST_BLANK + 1)}
 _BLANKS = re.compile(f" {{2,{LONGEST_BLANK}}}")
 _SPACE_BEFORE_PUNCTUATION = re.compile(r" [.?!,]| ' | n't| '(?:m|s|ve|re)")  # compat: the library's own list
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FORMATTING_SPELLING = re.compile("(?<=<)(?=" + "|".join(re.escape(token[1:]) for token in FORMATTING) + ")")
 
-WORD_START = "▁"
-REPLACEMENT_CHARACTER = "\ufffd"
-
 # A mask over s tokens has s * s elements: beyond this length (64 MiB) an ordinary 0/1 mask says the same.
 LONGEST_FULL_MASK = 8192
-
-
-class IncrementalDecoder:
-    """Turn token ids into text one at a time, in constant time for each.
-
-    The pieces that `put` and `end` return add up to `tokenizer.decode(ids)`, whatever the ids are. A character whose
-    bytes are spread over several tokens is returned when it is complete; U+FFFD appears only for bytes that can no
-    longer become a character (one for each byte, as SentencePiece does).
-
-    Args:
-        tokenizer: the tokenizer that the ids belong to.
-    """
-
-    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
-        self._tokenizer = tokenizer
-        self._bytes = b""
-        self._started = False
-
-    def put(self, token_id: int) -> str:
-        """Take the next token id and return the text that is final now, possibly ""."""
-        return self.put_surface(self._tokenizer.surface(token_id))
-
-    def put_surface(self, surface: str | bytes | None) -> str:
-        """Take the next token as `ChatGLMTokenizer.surface` gives it and return the text that is final now."""
-        if surface is None:
-            return ""
-        if isinstance(surface, bytes):
-            self._bytes += surface
-            text = self._take_characters(ended=False)
-        else:
-            text = self._take_characters(ended=True)
-            if not self._started and not text:
-                surface = surface.removeprefix(WORD_START)  # the dummy space that encoding put before the text
-            text += surface.replace(WORD_START, " ")
-        self._started = self._started or text != ""
-        return text
-
-    def end(self) -> str:
-        """Return what is left when no more tokens come: U+FFFD for each byte of an unfinished character."""
-        text = self._take_characters(ended=True)
-        self._started = self._started or text != ""
-        return text
-
-    def _take_characters(self, ended: bool) -> str:
-        """Decode pending bytes up to the first character that is unfinished but still possible."""
-        text = ""
-        while self._bytes:
-            try:
-                text += self._bytes.decode("utf-8")
-                self._bytes = b""
-            except UnicodeDecodeError as error:
-                text += self._bytes[: error.start].decode("utf-8")
-                self._bytes = self._bytes[error.start :]
-                if error.reason == "unexpected end of data" and not ended:
-                    break
-                text += REPLACEMENT_CHARACTER
-                self._bytes = self._bytes[1:]
-        return text
 
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
@@ -644,45 +577,6 @@ class SPTokenizer:
 
     def __len__(self) -> int:
         return self.num_tokens
-
-
-def load_vocabulary(
-    vocab_file: str | None, control_tokens: Sequence[str], name_or_path: str = ""
-) -> sentencepiece.SentencePieceProcessor:
-    """Read a SentencePiece model and check that it is ChatGLM's.
-
-    Args:
-        vocab_file: its path.
-        control_tokens: spellings that it must hold as control tokens.
-        name_or_path: where the tokenizer is loaded from, for messages.
-
-    Raises:
-        ValueError: it is missing, a Git LFS pointer, no SentencePiece model, or lacks tokens.
-    """
-    download = "download ice_text.model of THUDM/chatglm-6b (about 2.7 MB) to this place"
-    if vocab_file is None or not os.path.isfile(vocab_file):
-        place = vocab_file or os.path.join(name_or_path, VOCAB_FILES_NAMES["vocab_file"])
-        raise ValueError(f"vocabulary file {place} is missing: {download}")
-    with open(vocab_file, "rb") as file:
-        data = file.read()
-    if data.startswith(b"version https://git-lfs"):
-        raise ValueError(f"vocabulary file {vocab_file} is a Git LFS pointer: run `git lfs pull`, or {download}")
-    processor = sentencepiece.SentencePieceProcessor()
-    try:
-        # From bytes, so that Python and not the C++ library opens paths with unusual characters.
-        processor.LoadFromSerializedProto(data)
-    except RuntimeError as error:
-        raise ValueError(
-            f"vocabulary file {vocab_file} ({len(data)} bytes) is not a SentencePiece model: {download}"
-        ) from error
-    missing = [token for token in control_tokens if not processor.is_control(processor.piece_to_id(token))]
-    missing += [token for token in FORMATTING if processor.piece_to_id(token) == processor.unk_id()]
-    if missing:
-        raise ValueError(
-            f"vocabulary file {vocab_file} is not ChatGLM's: it lacks the special tokens {', '.join(missing[:6])}"
-            f"{f' and {len(missing) - 6} more' if len(missing) > 6 else ''}; {download}"
-        )
-    return processor
 
 
 # save_pretrained then copies this file and names it in tokenizer_config.json, so that a saved folder loads by itself.

@@ -471,7 +471,7 @@ def test_kernel_image_without_a_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda_compiler, "compile_kernels", lambda source, capability: b"image")
     assert cuda_compiler.kernel_image((9, 0)) == b"image"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cuda_kernels.os, "replace", lambda new, file: Path("/nowhere/file").touch())
+    monkeypatch.setattr(cuda_compiler.os, "replace", lambda new, file: Path("/nowhere/file").touch())
     assert cuda_compiler.kernel_image((9, 0)) == b"image"
     assert not list(cuda_compiler.cache_directory("cuda").iterdir())
 
@@ -624,7 +624,7 @@ def pretended_gpu(monkeypatch, emulation_libraries):
     monkeypatch.setattr(torch.cuda, "device", NoDevice)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    monkeypatch.setattr(cuda_compiler, "kernel_image", lambda capability: b"emulation")
+    monkeypatch.setattr(cuda_kernels, "kernel_image", lambda capability: b"emulation")
     monkeypatch.setattr(cuda_kernels.ctypes, "CDLL", lambda name: library)
     monkeypatch.setattr(cuda_kernels.logger, "propagate", True)
     return torch.device("cuda", 0)
@@ -652,7 +652,7 @@ def be_old(monkeypatch):
 
 
 def be_no_image(monkeypatch):
-    monkeypatch.setattr(cuda_compiler, "kernel_image", lambda capability: b"for another GPU")
+    monkeypatch.setattr(cuda_kernels, "kernel_image", lambda capability: b"for another GPU")
 
 
 def be_amd(monkeypatch):

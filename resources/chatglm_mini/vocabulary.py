@@ -19,7 +19,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from chatglm.tokenization_chatglm import build_prompt
+from chatglm import build_prompt
 
 from .corpus import draw_dialogues
 from .dialogue import is_chinese
