@@ -62,15 +62,21 @@ def read(file: Path) -> str:
 
 
 def blocks(file: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", read(file), re.M | re.S)
+    """Return the code blocks of a language; those of none are the language ""."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", read(file), re.M | re.S)
+    return [block for name, block in found if name == language]
+
+
+def prose(file: Path) -> str:
+    """Return a file without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", read(file), flags=re.M | re.S)
 
 
 def commands(file: Path) -> list[str]:
     """Return every command that a file names, in blocks and in tables or sentences."""
     lines = "".join(blocks(file, "bash")).replace("\\\n", " ").splitlines()
-    lines += re.findall(r"`((?:\w+=\S+ )*(?:python3?|pip|bash|torchrun|brew) [^`]+)`", read(file))
-    indented = re.findall(r"^```\n(.*?)^```$", read(file), re.M | re.S)  # blocks without a language
-    lines += [line for block in indented for line in block.splitlines() if line.startswith("python ")]
+    lines += re.findall(r"`((?:\w+=\S+ )*(?:python3?|pip|bash|torchrun|brew) [^`]+)`", prose(file))
+    lines += [line for line in "".join(blocks(file, "")).splitlines() if line.startswith("python ")]
     return [part.strip() for line in lines for part in re.split(r"&&|\|", line) if part.strip()]
 
 
@@ -203,8 +209,7 @@ def all_flags() -> set[str]:
 @pytest.mark.parametrize("file", MARKDOWN, ids=name_of)
 def test_flags_are_those_of_a_program(file):
     """Flags that sentences and tables name, apart from commands, which `test_commands_exist` parses."""
-    text = re.sub(r"^```.*?^```$", "", read(file), flags=re.M | re.S)
-    quoted = re.findall(r"`(--[^`]*)`", text)
+    quoted = re.findall(r"`(--[^`]*)`", prose(file))
     named = {dashed(flag) for words in quoted for flag in re.findall(r"--[a-z][\w-]*", words)}
     assert named <= all_flags()
 
@@ -227,7 +232,7 @@ def test_defaults_are_those_of_the_program(file):
 
 def headings(file: Path) -> set[str]:
     """Return the anchors of a file's headings, as GitHub makes them."""
-    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", read(file), flags=re.M | re.S), re.M)
+    titles = re.findall(r"^#+ (.*)$", prose(file), re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
