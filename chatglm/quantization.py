@@ -35,8 +35,7 @@ BLOCK_LINEARS = (
 ROWS_AT_ONCE = 4096
 # The same for multiplying gradients: half a matrix block of 4096 columns is then 512 KiB, and stays in the CPU's cache.
 GRADIENT_ROWS_AT_ONCE = 64
-# Logits that are computed again exactly, for each row of them; where more are close, the largest is not worth telling.
-REFINED_AT_MOST = 256
+REFINED_AT_MOST = 256  # logits of a row that are computed again exactly; where more are close, the order says little
 
 
 def is_intercepted(module: nn.Module) -> bool:
