@@ -103,12 +103,12 @@ class ReplayEngine(Engine):
         answer.script = [*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id]
         super()._join(answer, prompt)
 
-    def _choose(self, logits: torch.Tensor, rows: list) -> None:
+    def _sample(self, logits: torch.Tensor, rows: list) -> None:
         time.sleep(self.seconds)
         logits.fill_(-torch.inf)
         for scores, row in zip(logits, rows, strict=True):
             scores[row.answer.script.pop(0)] = 0
-        super()._choose(logits, rows)
+        super()._sample(logits, rows)
 
 
 def write_small_checkpoint(folder: Path, **config) -> ChatGLMForConditionalGeneration:

@@ -376,6 +376,19 @@ def test_narrow_screen(visit):
         expect(element).to_be_in_viewport(ratio=1)
 
 
+@pytest.mark.parametrize("size", [(1280, 720), (390, 780), (2560, 1440)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_box_and_newest_answer_stay_in_the_window(visit, size):
+    """After ten rounds, without a scroll bar on the page itself."""
+    person = visit(viewport={"width": size[0], "height": size[1]})
+    for number in range(10):
+        person.ask(f"question {number}")
+        expect(person.page.locator("#chat .user .md")).to_have_count(number + 1)
+        expect(person.page.locator("#question .submit-button")).to_be_visible()
+        expect(person.box).to_be_in_viewport(ratio=1)
+    expect(person.page.locator("#chat .bot .md").last).to_be_in_viewport()
+    assert person.page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
+
+
 # The program
 
 
