@@ -573,7 +573,7 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, ChatMixin, Generat
         Args:
             bits: 4 or 8.
             quantize_embeddings: the word embedding and the output layer, too.
-            calibration: a `chatglm.calibration.Calibration`, which loses less than rounding to nearest does.
+            calibration: a `loading.calibration.Calibration`, which loses less than rounding to nearest does.
 
         Raises:
             ValueError: another number of bits, a model that is quantised already, or a shape that cannot be packed.

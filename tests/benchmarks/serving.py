@@ -86,19 +86,20 @@ def load(name: str) -> tuple[ChatGLMForConditionalGeneration, ChatGLMTokenizer]:
     else:
         path = EMBEDDED_CHECKPOINT if name == "embedded" else name
         model, tokenizer = load_model_and_tokenizer(ModelArguments(model_name_or_path=path))
-    tokenizer.surface = lambda token_id: "字"
+    tokenizer.surface = lambda token_id: "字"  # every token is a character, those that end answers, too
+    type(tokenizer).all_special_ids = property(lambda tokenizer: [])
     return model, tokenizer
 
 
 def serve_here(name: str) -> int:
     """Serve by this project's server; answers end at their number of tokens only."""
-    from api import build_app, serve
     from engine import Engine
+    from server.app import build_app, serve
     from server.arguments import ServerArguments
 
     model, tokenizer = load(name)
     engine = Engine(model, tokenizer)
-    engine.end_ids = engine.special_ids = set()
+    engine.end_ids = set()
     return serve(build_app(engine), engine, ServerArguments(port=0, drain_seconds=0))
 
 
