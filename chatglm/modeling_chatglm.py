@@ -35,6 +35,7 @@ from .cpu_kernels import KernelError  # noqa: F401
 from .cuda_compiler import CudaKernelError  # noqa: F401
 from .cuda_decode import decode_step, release_graphs
 from .cuda_kernels import linear  # noqa: F401
+from .dialogue import build_prompt  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
 from .kernel_cache import find_source  # noqa: F401
 from .mapped_memory import release_pages  # noqa: F401
@@ -44,6 +45,7 @@ from .quantization import quantize as quantize_layers
 from .sampler import Sampler  # noqa: F401
 from .sampling import TEMPERATURE  # noqa: F401
 from .tokenization_chatglm import ChatGLMTokenizer  # noqa: F401
+from .vocabulary import load_vocabulary  # noqa: F401
 
 logger = logging.get_logger(__name__)
 

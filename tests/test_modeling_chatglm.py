@@ -542,8 +542,9 @@ def test_generate_returns_the_growing_cache(random_model):
     output = random_model.generate(
         torch.tensor([[10, GMASK, SOP]]), max_length=9, do_sample=False, return_dict_in_generate=True, eos_token_id=119
     )
-    assert isinstance(output.cache, ChatGLMCache)
-    assert output.cache.get_seq_length() == output.sequences.shape[1] - 1
+    cache = getattr(output, CACHE_NAME)
+    assert isinstance(cache, ChatGLMCache)
+    assert cache.get_seq_length() == output.sequences.shape[1] - 1
 
 
 class MaskRecorder:

@@ -153,6 +153,7 @@ def test_ask_with_history_sliders_and_clear(visit, program):
     slider = person.page.get_by_test_id("stSlider").filter(has_text=TEXTS["en"]["temperature"])
     slider.get_by_role("slider").press("Home")
     expect(slider).to_contain_text("0.00")
+    person.page.wait_for_timeout(1500)  # the value reaches the program a moment after it is shown
     person.ask("second")
     person.shows("first", "answer 0 to first", "second", "answer 1 to second")
     while "second" not in (line := program.read_until("asked")):
