@@ -162,9 +162,9 @@ def converse(chat: Chat) -> None:
         if ends is False:
             print(chat.texts["cleared"])
         elif query:
-            print("\n" + coloured(chat.texts["model"], LABEL_COLOUR), end="", flush=True)
             try:
                 with without_echo():
+                    print("\n" + coloured(chat.texts["model"], LABEL_COLOUR), end="", flush=True)
                     chat.ask(query)
             except KeyboardInterrupt:
                 print(chat.texts["interrupted"])

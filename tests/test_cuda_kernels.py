@@ -440,9 +440,8 @@ def test_nvrtc_is_found_in_pip_packages_and_the_version_of_pytorch_first(monkeyp
     for name in ("cuda_nvrtc/lib/libnvrtc.so.12", "cu13/lib/libnvrtc.so.13", "cu13/lib/libnvrtc-builtins.so.13"):
         (tmp_path / "nvidia" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "nvidia" / name).touch()
-    (
-        tmp_path / "nvidia" / "__init__.py"
-    ).touch()  # else a regular package of this name elsewhere would be found instead
+    # a package without it would lose to a regular package of this name elsewhere
+    (tmp_path / "nvidia" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "nvidia", raising=False)
     monkeypatch.setattr(sys, "platform", "linux")
