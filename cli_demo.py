@@ -31,17 +31,16 @@ def main() -> int:
         Text(__doc__, CHINESE), ModelArguments, SamplingArguments, TerminalArguments
     )
     model_arguments.announce()
-    from transformers import set_seed  # these import PyTorch, which takes seconds
+    import torch  # these take seconds
 
     from loading.load import load_model_and_tokenizer
     from pages.terminal import Chat, answer_lines, converse
 
     model, tokenizer = load_model_and_tokenizer(model_arguments)
     if sampling.seed is not None:
-        set_seed(sampling.seed)
-    chat = Chat(
-        model, tokenizer, sampling.chat_keywords(), TERMINAL_TEXTS[arguments.lang], model.config.max_sequence_length
-    )
+        torch.manual_seed(sampling.seed)
+    keywords = sampling.chat_keywords() | {"seed": None}  # else each answer would begin with the same random numbers
+    chat = Chat(model, tokenizer, keywords, TERMINAL_TEXTS[arguments.lang], model.config.max_sequence_length)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return answer_lines(chat)
     converse(chat)

@@ -30,7 +30,7 @@ from .answer_text import AnswerText, process_response
 from .cache import CACHE_NAME, ChatGLMCache, one_cache
 from .positions import PromptLayout, refuse_right_padding
 from .sampler import InvalidLogitsError, Sampler, foreign_tokens, sample
-from .sampling import MAX_LENGTH, REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P, check_sampling
+from .sampling import MAX_LENGTH, PARAMETERS, Sampling, check_parameter
 from .tokenization_chatglm import ChatGLMTokenizer
 
 logger = logging.get_logger(__name__)
@@ -392,8 +392,8 @@ class ChatMixin:
         max_length: int | None = MAX_LENGTH,
         num_beams: int = 1,
         do_sample: bool = True,
-        top_p: float = TOP_P,
-        temperature: float = TEMPERATURE,
+        top_p: float = Sampling.top_p,
+        temperature: float = Sampling.temperature,
         logits_processor: Sequence[LogitsProcessor] | None = None,
         map_punctuation: bool = True,
         on_dropped_rounds: Callable[[int], None] | None = None,
@@ -450,8 +450,8 @@ class ChatMixin:
         history: Sequence[Sequence[str]] | None = None,
         max_length: int | None = MAX_LENGTH,
         do_sample: bool = True,
-        top_p: float = TOP_P,
-        temperature: float = TEMPERATURE,
+        top_p: float = Sampling.top_p,
+        temperature: float = Sampling.temperature,
         logits_processor: Sequence[LogitsProcessor] | None = None,
         map_punctuation: bool = True,
         on_dropped_rounds: Callable[[int], None] | None = None,
@@ -505,7 +505,7 @@ class ChatMixin:
             **generation: of `_answer_ids`.
         """
         limit = min(max_length or self.config.max_sequence_length, self.config.max_sequence_length)
-        check_sampling(max_new_tokens=max_new_tokens)
+        check_parameter("max_new_tokens", max_new_tokens)
         prompt_ids, dropped = tokenizer.encode_chat(query, history, max_length=limit)
         if dropped and on_dropped_rounds is not None:
             on_dropped_rounds(dropped)
@@ -528,26 +528,19 @@ class ChatMixin:
         max_new_tokens: int,
         streamed: bool,
         do_sample: bool,
-        top_p: float,
-        temperature: float,
         logits_processor: Sequence[LogitsProcessor] | None,
         num_beams: int = 1,
-        top_k: int = TOP_K,
-        repetition_penalty: float = REPETITION_PENALTY,
-        language: str | None = None,
-        seed: int | None = None,
-        **library,
+        **more,
     ) -> Iterator[int]:
         """Yield the ids of an answer, by this project's own loop, or by the library's `generate` if it alone can.
 
         Args:
-            top_k: sample from so many likeliest tokens at most, 0 for all; 50 as in the original's library.
-            repetition_penalty: above 1 makes tokens of prompt and answer less likely.
-            language: "en" or "zh" keeps the answer to that language's tokens.
-            seed: the same seed, the same answer, here and from the engine; None follows `torch.manual_seed`.
-            **library: arguments of the library's `generate`.
+            **more: fields of `Sampling`, whose seed None follows `torch.manual_seed` here; all others are arguments of
+                the library's `generate`.
         """
-        foreign = None if language is None else foreign_tokens(tokenizer, language)
+        sampling = Sampling(**{name: more.pop(name) for name in PARAMETERS if name in more})
+        library, seed = more, sampling.seed
+        foreign = None if sampling.language is None else foreign_tokens(tokenizer, sampling.language)
         input_ids = torch.tensor([prompt_ids], device=self.device)
         inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
         if library or num_beams != 1:
@@ -557,20 +550,23 @@ class ChatMixin:
                     "call torch.manual_seed instead"
                 )
             forbid = [] if foreign is None else [ForbidTokens(foreign)]
-            sampling = {"do_sample": True, "top_k": top_k, "top_p": top_p, "temperature": temperature}
+            sampled = {name: getattr(sampling, name) for name in ("top_k", "top_p", "temperature")} | {
+                "do_sample": True
+            }
             arguments = {
                 **inputs,
-                **(sampling if do_sample and temperature else {"do_sample": False}),
+                **(sampled if do_sample and sampling.temperature else {"do_sample": False}),
                 "max_length": len(prompt_ids) + max_new_tokens,
                 "num_beams": num_beams,
-                "repetition_penalty": repetition_penalty,
+                "repetition_penalty": sampling.repetition_penalty,
                 "logits_processor": [*(logits_processor or []), *forbid],
                 **library,
             }
             yield from self._library_ids(arguments, streamed)
             return
-        seed = int(torch.randint(1 << 62, ())) if seed is None else seed
-        sampler = Sampler(temperature if do_sample else 0, top_k, top_p, repetition_penalty, foreign, seed, prompt_ids)
+        sampling.seed = int(torch.randint(1 << 62, ())) if seed is None else seed
+        sampling.temperature = sampling.temperature if do_sample else 0
+        sampler = Sampler(sampling, foreign, prompt_ids)
         ends, pad = end_token_ids(self), self.config.pad_token_id
         arguments = [sampler], max_new_tokens, ends, pad, logits_processor
         for (token_id,) in decode(self, input_ids, inputs["attention_mask"], *arguments):

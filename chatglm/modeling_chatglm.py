@@ -43,7 +43,7 @@ from .positions import AttentionPlan, PromptLayout, apply_rotary, rotary_tables
 from .quantization import BlockQuantizer, QuantizedEmbedding, QuantizedLinear, tie_quantized_embeddings
 from .quantization import quantize as quantize_layers
 from .sampler import Sampler  # noqa: F401
-from .sampling import TEMPERATURE  # noqa: F401
+from .sampling import Sampling  # noqa: F401
 from .tokenization_chatglm import ChatGLMTokenizer  # noqa: F401
 from .vocabulary import load_vocabulary  # noqa: F401
 

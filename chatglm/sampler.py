@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .sampling import Sampling
+
 if TYPE_CHECKING:
     from .tokenization_chatglm import ChatGLMTokenizer
 
@@ -41,37 +43,23 @@ class Sampler:
     """How the tokens of one answer are sampled: its parameters, its random numbers, and the tokens it has so far.
 
     Args:
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: sample from so many of the likeliest tokens; 0 for all.
-        top_p: of these, sample from the likeliest ones that have this probability together.
-        repetition_penalty: above 1 makes tokens of prompt and answer less likely.
+        sampling: the parameters.
         foreign: bool [v], true for tokens that are never taken, see `foreign_tokens`; None for no such tokens.
-        seed: the same seed, the same answer; None for one that the system chooses.
         prompt_ids: of the prompt, for the repetition penalty.
     """
 
-    def __init__(
-        self,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        repetition_penalty: float = 1.0,
-        foreign: Tensor | None = None,
-        seed: int | None = None,
-        prompt_ids: Iterable[int] = (),
-    ) -> None:
-        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
-        self.repetition_penalty, self.foreign = repetition_penalty, foreign
+    def __init__(self, sampling: Sampling, foreign: Tensor | None = None, prompt_ids: Iterable[int] = ()) -> None:
+        self.sampling, self.foreign, seed = sampling, foreign, sampling.seed
         # Python's generator takes the absolute value of a seed, which would join -1 and 1
         self.random = random.Random(None if seed is None else seed % (1 << 64))
-        self.seen = set(prompt_ids) if repetition_penalty != 1 else None
+        self.seen = set(prompt_ids) if sampling.repetition_penalty != 1 else None
 
     def adjust(self, logits: Tensor) -> None:
         """Apply repetition penalty and language to logits [v], in place."""
         if self.seen:
             ids = torch.tensor(sorted(self.seen), device=logits.device)
-            scores = logits[ids]
-            logits[ids] = torch.where(scores < 0, scores * self.repetition_penalty, scores / self.repetition_penalty)
+            scores, penalty = logits[ids], self.sampling.repetition_penalty
+            logits[ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
         if self.foreign is not None:
             self.foreign = self.foreign[: len(logits)].to(logits.device)
             logits[: len(self.foreign)].masked_fill_(self.foreign, -math.inf)
@@ -102,14 +90,14 @@ def sample(
         logits = process(logits)
     likeliest, best = logits.max(dim=-1)
     tokens: list[int | None] = best.tolist()
-    sampled = [index for index, sampler in enumerate(samplers) if sampler.temperature > 0 and finite[index]]
+    sampled = [index for index, sampler in enumerate(samplers) if sampler.sampling.temperature > 0 and finite[index]]
     if sampled:
         chosen = [samplers[index] for index in sampled]
-        temperature = [max(sampler.temperature, LEAST_TEMPERATURE) for sampler in chosen]
+        temperature = [max(sampler.sampling.temperature, LEAST_TEMPERATURE) for sampler in chosen]
         temperature = torch.tensor(temperature, device=logits.device)[:, None]
         numbers = torch.tensor([sampler.random.random() for sampler in chosen], dtype=torch.float64)[:, None]
-        top_p = torch.tensor([sampler.top_p for sampler in chosen], dtype=torch.float64)[:, None]
-        top_k = torch.tensor([sampler.top_k or logits.shape[-1] for sampler in chosen])[:, None]
+        top_p = torch.tensor([sampler.sampling.top_p for sampler in chosen], dtype=torch.float64)[:, None]
+        top_k = torch.tensor([sampler.sampling.top_k or logits.shape[-1] for sampler in chosen])[:, None]
         rows = torch.tensor(sampled, device=logits.device)
         probabilities = ((logits[rows] - likeliest[rows, None]) / temperature).softmax(dim=-1)  # [b, v]
         candidates = probabilities.topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
@@ -157,11 +145,7 @@ def foreign_tokens(tokenizer: ChatGLMTokenizer, language: str) -> Tensor:
         tokenizer: the model's.
         language: "en" has no tokens with Chinese characters, "zh" none with Latin letters.
 
-    Raises:
-        ValueError: another language.
     """
-    if language not in FOREIGN_CHARACTERS:
-        raise ValueError(f"language must be one of {', '.join(FOREIGN_CHARACTERS)}, got {language!r}")
     special_ids = set(tokenizer.all_special_ids)
     tokens = tokenizer.convert_ids_to_tokens(list(range(tokenizer.vocab_size)))
     # a letter that the vocabulary lacks is spelled as its byte

@@ -5,65 +5,77 @@ Only the standard library is imported here, so that a script checks its flags be
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 MAX_LENGTH = 2048  # tokens of history, question and answer together
-TOP_K = 50  # what the original's library used, whatever was asked for
-TOP_P = 0.7
-TEMPERATURE = 0.95
-REPETITION_PENALTY = 1.0
 LANGUAGES = ("zh", "en")
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers from `least` (or only those above it, with `above`) to `most`, if there is a largest one."""
+    """The numbers from `least` to `most`, or without end; NaN is in none."""
 
     least: float
     most: float | None = None
-    above: bool = False
-    unit: str = ""
 
     def __contains__(self, value: float) -> bool:
-        enough = value > self.least if self.above else value >= self.least  # NaN is neither
-        return enough and (self.most is None or value <= self.most)
+        return self.least <= value and (self.most is None or value <= self.most)
 
     def __str__(self) -> str:
-        unit = f" {self.unit}" if self.unit else ""
-        if self.most is None:
-            return f"{'above' if self.above else 'at least'} {self.least}{unit}"
-        if self.above:
-            return f"above {self.least} and at most {self.most}{unit}"
-        return f"from {self.least} to {self.most}{unit}"
+        return f"at least {self.least}" if self.most is None else f"from {self.least} to {self.most}"
 
 
-RANGES = {
-    "max_length": Range(2, unit="tokens"),
-    "max_new_tokens": Range(1),
-    "top_k": Range(0),
-    "top_p": Range(0, 1, above=True),
-    "temperature": Range(0, 100),
-    "repetition_penalty": Range(0, 10, above=True),
-    "seed": Range(0, (1 << 32) - 1),
-}
+def parameter(default: Any, allowed: Range | tuple[str, ...], meaning: str) -> Any:
+    """Return a dataclass field for a parameter: its default, what values it takes beside it, and what they do."""
+    return dataclasses.field(default=default, metadata={"allowed": allowed, "meaning": meaning})
 
 
-def check_sampling(**values: float | None) -> None:
-    """Refuse a value that is out of its range in `RANGES`; None stands for a parameter that is not given.
+@dataclass(kw_only=True)
+class Sampling:
+    """How the tokens of an answer are sampled; `chat`, the engine's requests, the flags and the API have these fields.
 
     Raises:
-        ValueError: names the parameter, the range and the value.
+        ValueError: a value that is not allowed; names the parameter, the rule and the value.
     """
-    for name, value in values.items():
-        if value is not None and value not in RANGES[name]:
-            raise ValueError(f"{name} must be {RANGES[name]}, got {value}")
+
+    temperature: float = parameter(0.95, Range(0, 100), "0 always takes the likeliest token, more varies more")
+    # 50 is what the original's library used, whatever was asked for
+    top_k: int = parameter(50, Range(0), "sample from so many of the likeliest tokens at most; 0 for all")
+    top_p: float = parameter(0.7, Range(0, 1), "sample from the likeliest tokens that have this probability together")
+    # far below 0.01, logits would overflow
+    repetition_penalty: float = parameter(
+        1.0, Range(0.01, 10), "above 1 makes tokens of prompt and answer less likely, below 1 more"
+    )
+    language: str | None = parameter(None, LANGUAGES, "zh or en keeps answers to the tokens of one language")
+    seed: int | None = parameter(None, Range(-(1 << 63), (1 << 63) - 1), "the same seed, the same answer")
+
+    def __post_init__(self) -> None:
+        for name, value in self.sampling().items():
+            check_parameter(name, value)
+
+    def sampling(self) -> dict[str, Any]:
+        """Return these parameters, without those that a subclass adds."""
+        return {name: getattr(self, name) for name in PARAMETERS}
 
 
-def check_language(language: str | None, name: str = "language") -> None:
-    """Refuse a language that answers cannot be kept to; None mixes them.
+PARAMETERS = {field.name: field for field in dataclasses.fields(Sampling)}
+LENGTHS = {"max_length": Range(2), "max_new_tokens": Range(1)}  # in tokens
+
+
+def check_parameter(name: str, value: Any) -> None:
+    """Refuse a value of a parameter of `Sampling` or `LENGTHS` that is not allowed; the default always is.
 
     Raises:
-        ValueError: names the parameter, as `name`, the languages and the value.
+        ValueError: names the parameter, the rule and the value.
     """
-    if language is not None and language not in LANGUAGES:
-        raise ValueError(f"{name} must be {' or '.join(LANGUAGES)}, got {language}")
+    field = PARAMETERS.get(name)
+    allowed = LENGTHS[name] if field is None else field.metadata["allowed"]
+    if value is None and (field is None or field.default is None):
+        return
+    if isinstance(allowed, Range) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if value not in allowed:
+        rule = " or ".join(allowed) if isinstance(allowed, tuple) else allowed
+        raise ValueError(f"{name} must be {rule}, got {value}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatglm import ChatGLMTokenizer
-from chatglm.sampling import REPETITION_PENALTY, TEMPERATURE, TOP_K, TOP_P
+from chatglm.sampling import Sampling
 
 
 class EngineError(Exception):
@@ -38,18 +38,12 @@ class StepError(EngineError):
 
 
 @dataclass
-class Request:
-    """What is asked, and how the answer is sampled.
+class Request(Sampling):
+    """What is asked, and how the answer is sampled: the fields of `Sampling` belong to it.
 
     Attributes:
         prompt_ids: of `ChatGLMTokenizer.encode_prompt` or `encode_chat`.
         max_tokens: limit of the answer, at least 1; the model's own limit counts as well. None: the model's.
-        temperature: divides the logits; 0 takes the likeliest token.
-        top_k: sample from so many likeliest tokens at most, 0 for all.
-        top_p: sample from the likeliest tokens that have this probability together.
-        repetition_penalty: above 1 makes tokens of prompt and answer less likely.
-        language: "zh" or "en" keeps the answer to that language's tokens.
-        seed: the same seed, the same answer, whatever else is being answered.
         stop: texts that end the answer, which does not include them.
         logprobs: number of likeliest tokens to report with each token, 0 for its own probability only, None for none.
         map_punctuation: see `process_response` of the model.
@@ -58,12 +52,6 @@ class Request:
 
     prompt_ids: list[int]
     max_tokens: int | None = None
-    temperature: float = TEMPERATURE
-    top_k: int = TOP_K
-    top_p: float = TOP_P
-    repetition_penalty: float = REPETITION_PENALTY
-    language: str | None = None
-    seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     map_punctuation: bool = True

@@ -21,15 +21,7 @@ class Row:
         request = answer.request
         self.answer, self.request = answer, request
         foreign = None if request.language is None else foreign_tokens(tokenizer, request.language)
-        self.sampler = Sampler(
-            request.temperature,
-            request.top_k,
-            request.top_p,
-            request.repetition_penalty,
-            foreign,
-            request.seed,
-            request.prompt_ids,
-        )
+        self.sampler = Sampler(request, foreign, request.prompt_ids)
         self.text = AnswerText(tokenizer, request.map_punctuation, request.stop)
         self.limit = model.config.max_sequence_length - len(request.prompt_ids)
         if request.max_tokens is not None:

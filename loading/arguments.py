@@ -200,6 +200,18 @@ def parse_max_memory(text: str) -> dict[int | str, int]:
     return dict(sorted(budget.items(), key=lambda item: (isinstance(item[0], str), item[0])))
 
 
+def sampling_flag(name: str, zh: str, shown: Text | None = None) -> Any:
+    """Return the flag of a field of `chatglm.sampling.Sampling`, whose meaning and range are told in both languages."""
+    parameter = model_sampling.PARAMETERS[name]
+    allowed, meaning, metavar = parameter.metadata["allowed"], parameter.metadata["meaning"], None
+    if isinstance(allowed, tuple):
+        metavar = f"{{{','.join(allowed)}}}"
+    elif name != "seed":
+        most = "" if allowed.most is None else f" 到 {allowed.most}"
+        meaning, zh = f"{meaning}; {allowed}", f"{zh}；{allowed.least}{most or ' 以上'}"
+    return flag(parameter.default, Text(meaning, zh), shown=shown, metavar=metavar)
+
+
 @dataclass
 class SamplingArguments:
     """How answers are sampled; defaults and ranges are the model's."""
@@ -218,60 +230,33 @@ class SamplingArguments:
         Text("limit of an answer alone, in tokens; 1 and up", "单个回答的 token 数上限；1 以上"),
         shown=Text("what max-length leaves", "max-length 的余量"),
     )
-    top_k: int = flag(
-        model_sampling.TOP_K,
-        Text("sample from so many likeliest tokens at most; 0 for all", "只从这么多个最可能的 token 中采样；0 不限"),
+    temperature: float = sampling_flag("temperature", "0 总是取最可能的 token，越大越多样")
+    top_k: int = sampling_flag("top_k", "只从这么多个最可能的 token 中采样，0 不限")
+    top_p: float = sampling_flag("top_p", "只从累计概率达到此值的最可能的 token 中采样")
+    repetition_penalty: float = sampling_flag("repetition_penalty", "大于 1 时，出现过的 token 更少重复，小于 1 则更多")
+    answer_language: str | None = sampling_flag(
+        "language", "回答只用中文（zh）或英文（en）的 token", Text("both", "不限")
     )
-    top_p: float = flag(
-        model_sampling.TOP_P,
-        Text(
-            "sample from the likeliest tokens that have this probability together; above 0, up to 1",
-            "只从累计概率达到此值的最可能的 token 中采样；大于 0，至多 1",
-        ),
-    )
-    temperature: float = flag(
-        model_sampling.TEMPERATURE,
-        Text(
-            "0 always takes the likeliest token, more varies more; 0 to 100", "0 总是取最可能的词，越大越多样；0 到 100"
-        ),
-    )
-    repetition_penalty: float = flag(
-        model_sampling.REPETITION_PENALTY,
-        Text(
-            "above 1 makes tokens that have occurred less likely; above 0, up to 10",
-            "大于 1 时，出现过的 token 更少重复；大于 0，至多 10",
-        ),
-    )
-    answer_language: str | None = flag(
-        None,
-        Text("zh or en keeps answers to the tokens of one language", "zh 或 en：回答只用一种语言的 token"),
-        shown=Text("both", "不限"),
-        metavar="{zh,en}",
-    )
-    seed: int | None = flag(
-        None,
-        Text("repeats the same answers; 0 to 4294967295", "固定后回答可重现；0 到 4294967295"),
-        shown=Text("random", "随机"),
-    )
+    seed: int | None = sampling_flag("seed", "固定后回答可重现", Text("random", "随机"))
 
     def __post_init__(self) -> None:
-        model_sampling.check_sampling(
-            **{name: vars(self)[name] for name in model_sampling.RANGES if name in vars(self)}
-        )
-        model_sampling.check_language(self.answer_language, "answer_language")
+        for name in model_sampling.LENGTHS:
+            model_sampling.check_parameter(name, getattr(self, name))
+        self.sampling()
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the fields of `chatglm.sampling.Sampling`; the flag of its `language` has a longer name."""
+        values = {"language" if name == "answer_language" else name: value for name, value in vars(self).items()}
+        try:
+            return model_sampling.Sampling(
+                **{name: value for name, value in values.items() if name in model_sampling.PARAMETERS}
+            ).sampling()
+        except ValueError as error:
+            raise ValueError(re.sub("^language", "answer_language", str(error))) from None
 
     def chat_keywords(self) -> dict[str, Any]:
         """Return the keyword arguments for `model.chat` and `model.stream_chat`."""
-        keywords = {
-            "max_length": self.max_length,
-            "max_new_tokens": self.max_new_tokens,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "temperature": self.temperature,
-            "repetition_penalty": self.repetition_penalty,
-            "language": self.answer_language,
-        }
-        return {name: value for name, value in keywords.items() if value is not None}
+        return {"max_length": self.max_length, "max_new_tokens": self.max_new_tokens} | self.sampling()
 
 
 PORT = Text("port to listen at; 0 to 65535, 0 picks a free one", "监听端口；0 到 65535，0 自动选择")

@@ -53,7 +53,7 @@ def make_request(
     Raises:
         PromptTooLongError: the question is too long.
     """
-    return chat_request(tokenizer, query, history, seed=sampling.seed, **sampling.chat_keywords())
+    return chat_request(tokenizer, query, history, **sampling.chat_keywords())
 
 
 def describe(error: Exception, texts: dict[str, str], model_limit: int | None = None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
-from chatglm.sampling import TEMPERATURE, TOP_P
+from chatglm.sampling import Sampling
 from loading import arguments
 from loading.adapters import LORA_TARGETS
 
@@ -88,7 +88,9 @@ class DataArguments:
     num_beams: int = field(default=1, metadata={"help": "beams of the search when answering; 1 and up"})
     do_sample: bool = field(
         default=False,
-        metadata={"help": f"sample answers (top_p {TOP_P}, temperature {TEMPERATURE}), do not take the likeliest"},
+        metadata={
+            "help": f"sample answers (top_p {Sampling.top_p}, temperature {Sampling.temperature}), not the likeliest"
+        },
     )
     evaluate_before: bool = field(
         default=False, metadata={"help": "measure the base, too, and write a before/after table"}

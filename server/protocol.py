@@ -6,16 +6,18 @@ is null, a stream has nothing but `data: ` lines and ends with `[DONE]`.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic_core import PydanticCustomError
 
 from chatglm import ChatGLMTokenizer, messages_to_rounds
+from chatglm.sampling import PARAMETERS, Range
 from engine import Answer, TokenProbability
 
 DONE = "data: [DONE]\n\n"
@@ -71,11 +73,6 @@ def whole(**limits: Any) -> Any:
 
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Temperature = Annotated[Number, Field(ge=0, le=100, description="0 takes the likeliest token")]
-TopP = Annotated[Number, Field(ge=0, le=1, description="sample from the likeliest tokens of this probability together")]
-TopK = whole(ge=0, description="sample from so many likeliest tokens at most; 0 for all")
-RepetitionPenalty = Annotated[Number, Field(ge=0.01, le=10)]  # far below, logits would overflow
-Seed = whole(ge=-(1 << 63), lt=1 << 63, description="the same seed, the same answer")
 StopText = Annotated[str, Field(min_length=1, max_length=256)]
 Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
 Count = whole(ge=1)
@@ -86,25 +83,39 @@ Unsupported = Annotated[Any, AfterValidator(_neutral)]
 Ignored = Any
 
 
-class Sampling(BaseModel):
+def parameter_type(parameter: dataclasses.Field) -> Any:
+    """Return the type of a field of `chatglm.sampling.Sampling` in a request; null is the server's default."""
+    allowed, meaning = parameter.metadata["allowed"], parameter.metadata["meaning"]
+    if not isinstance(allowed, Range):
+        return Annotated[Literal[allowed], Field(description=meaning)] | None
+    limits = {"ge": allowed.least, "le": allowed.most, "description": meaning}
+    if "int" in parameter.type:
+        return whole(**limits) | None
+    return Annotated[Number, Field(**limits)] | None
+
+
+SamplingFields = create_model(
+    "SamplingFields",
+    __config__=ConfigDict(strict=True),
+    **{name: (parameter_type(parameter), None) for name, parameter in PARAMETERS.items()},
+)
+
+
+class TextRequest(SamplingFields):
     """What all requests for text have in common; null is the server's default."""
 
-    model_config = ConfigDict(strict=True)
-
-    temperature: Temperature | None = None
-    top_k: TopK | None = None
-    top_p: TopP | None = None
-    repetition_penalty: RepetitionPenalty | None = None
-    language: Literal["zh", "en"] | None = None
-    seed: Seed | None = None
     stop: Stop | None = None
+
+    def sampling(self) -> dict[str, Any]:
+        """Return the parameters of sampling that are given."""
+        return {name: value for name in PARAMETERS if (value := getattr(self, name)) is not None}
 
     def stop_texts(self) -> tuple[str, ...]:
         """Return the stop texts as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
-class OriginalRequest(Sampling):
+class OriginalRequest(TextRequest):
     """`POST /` and `POST /stream`: a question and its history, as the original's server takes them."""
 
     model_config = ConfigDict(
@@ -148,7 +159,7 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class OpenAIRequest(Sampling):
+class OpenAIRequest(TextRequest):
     """What both of OpenAI's routes for text take. Unknown parameters are refused, so that none is lost silently."""
 
     model_config = ConfigDict(extra="forbid")

@@ -28,7 +28,7 @@ from .protocol import (
     EmbeddingRequest,
     OpenAIRequest,
     OriginalRequest,
-    Sampling,
+    TextRequest,
     usage,
 )
 
@@ -123,22 +123,9 @@ class Service:
         self.engine, self.tokenizer, self.arguments, self.sampling = engine, engine.tokenizer, arguments, sampling
         self.limit = engine.model.config.max_sequence_length
 
-    def keywords(self, body: Sampling) -> dict[str, Any]:
+    def keywords(self, body: TextRequest) -> dict[str, Any]:
         """Return the sampling part of an engine's request."""
-        default = self.sampling
-
-        def given(value: Any, otherwise: Any) -> Any:
-            return otherwise if value is None else value
-
-        return {
-            "temperature": given(body.temperature, default.temperature),
-            "top_k": given(body.top_k, default.top_k),
-            "top_p": given(body.top_p, default.top_p),
-            "repetition_penalty": given(body.repetition_penalty, default.repetition_penalty),
-            "language": given(body.language, default.answer_language),
-            "seed": given(body.seed, default.seed),
-            "stop": body.stop_texts(),
-        }
+        return self.sampling.sampling() | body.sampling() | {"stop": body.stop_texts()}
 
     async def ask(self, body: OriginalRequest) -> tuple[Answer, int]:
         """Submit a question of the original's protocol; also return how many of its oldest rounds did not fit."""

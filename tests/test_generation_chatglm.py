@@ -26,6 +26,7 @@ from chatglm import modeling_chatglm as modeling
 from chatglm.answer_text import SettledText, StopText, process_response
 from chatglm.cache import CACHE_NAME
 from chatglm.sampler import Sampler, sample, sample_candidates
+from chatglm.sampling import Sampling
 from engine import Engine, Request
 
 GMASK, SOP, EOP = 101, 104, 105  # of `random_model`
@@ -447,7 +448,8 @@ def test_sample_has_the_librarys_distribution(temperature, top_k, top_p, penalty
     for warper in [*warpers, TopPLogitsWarper(top_p)]:
         scores = warper(ids, scores)
     expected = scores.softmax(dim=-1)[0]
-    samplers = [Sampler(temperature, top_k, top_p, penalty, seed=seed, prompt_ids=prompt) for seed in range(30_000)]
+    parameters = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "repetition_penalty": penalty}
+    samplers = [Sampler(Sampling(seed=seed, **parameters), prompt_ids=prompt) for seed in range(30_000)]
     sampled = torch.tensor(sample(logits.expand(30_000, -1).clone(), samplers))
     frequencies = torch.bincount(sampled, minlength=12) / 30_000
     assert (frequencies - expected).abs().max() < 0.012
@@ -458,7 +460,7 @@ def test_sample_gives_a_row_the_same_whatever_its_neighbours():
     logits = torch.randn(6, 400, generator=torch.Generator().manual_seed(0)) * 3
 
     def samplers():
-        return [Sampler(1.2, 0 if row % 2 else 7, 0.9, seed=row) for row in range(6)]
+        return [Sampler(Sampling(temperature=1.2, top_k=0 if row % 2 else 7, top_p=0.9, seed=row)) for row in range(6)]
 
     together = sample(logits.clone(), samplers())
     assert together == [sample(logits[row, None].clone(), [samplers()[row]])[0] for row in range(6)]
@@ -468,7 +470,7 @@ def test_sample_says_which_row_is_not_finite():
     logits = torch.zeros(3, 9)
     logits[1, 4] = torch.nan
     logits[2, 2] = 1.0
-    assert sample(logits, [Sampler(0, 0, 1.0) for _ in range(3)])[1:] == [None, 2]
+    assert sample(logits, [Sampler(Sampling(temperature=0)) for _ in range(3)])[1:] == [None, 2]
 
 
 def test_sample_candidates_follows_the_distribution():

@@ -31,6 +31,7 @@ from chatglm.generation_chatglm import decode, end_token_ids
 from chatglm.positions import AttentionPlan, rotary_tables
 from chatglm.quantization import set_exact
 from chatglm.sampler import Sampler
+from chatglm.sampling import Sampling
 
 GMASK, SOP, EOP = 101, 104, 105  # of `random_model`
 
@@ -129,7 +130,7 @@ def test_loss_and_gradients_equal_original(small_model, checkpointing):
 
 def decode_alone(model, input_ids, max_length, attention_mask=None):
     """Return what the loop of `chat` decodes greedily, [b, t]."""
-    samplers = [Sampler(0, 0, 1.0, 1.0, None, 0, row.tolist()) for row in input_ids]
+    samplers = [Sampler(Sampling(temperature=0)) for _ in input_ids]
     tokens = decode(
         model,
         input_ids,
@@ -647,10 +648,10 @@ def test_repetition_penalty_reaches_the_sampler(mini_model, mini_tokenizer):
         answer = mini_model.chat(mini_tokenizer, "你好", max_length=28, do_sample=False, **kwargs)[0]
         return mini_tokenizer.encode_text(answer)
 
-    plain, penalised = ids(), ids(repetition_penalty=50.0)
+    plain, penalised = ids(), ids(repetition_penalty=10.0)
     assert len(set(penalised)) > len(set(plain))
     streamed = list(
-        mini_model.stream_chat(mini_tokenizer, "你好", max_length=28, do_sample=False, repetition_penalty=50.0)
+        mini_model.stream_chat(mini_tokenizer, "你好", max_length=28, do_sample=False, repetition_penalty=10.0)
     )
     assert mini_tokenizer.encode_text(streamed[-1][0]) == penalised
 
@@ -668,7 +669,7 @@ def test_answer_stays_in_one_language(mini_model, mini_tokenizer):
     english = mini_model.chat(mini_tokenizer, "你好", do_sample=False, max_length=40, language="en")[0]
     assert english and not any("\u4e00" <= c <= "\u9fff" for c in english)
     assert chinese and not any(c.isascii() and c.isalpha() for c in chinese)
-    with pytest.raises(ValueError, match="language must be one of en, zh, got 'fr'"):
+    with pytest.raises(ValueError, match="language must be zh or en, got fr"):
         mini_model.chat(mini_tokenizer, "你好", language="fr")
 
 
