@@ -363,6 +363,7 @@ class Pass:
         transformer: a `ChatGLMModel`.
         input_ids, position_ids, attention_mask, inputs_embeds: as its `forward` takes them.
         cache: of the tokens before, or an empty one, which takes the new ones; None for none.
+        dtype: what the blocks compute in, if it is not the embedding's.
 
     Attributes:
         hidden_states: [b, s, e], behind the blocks done.
@@ -379,12 +380,14 @@ class Pass:
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         cache: ChatGLMCache | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         config = transformer.config
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         self.layers, self.cache, self.done = transformer.layers, cache, 0
-        self.hidden_states = transformer.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden_states = transformer.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        self.hidden_states = hidden_states.to(dtype or hidden_states.dtype)
         b, s, _ = self.hidden_states.shape
         start = 0 if cache is None else cache.get_seq_length()
         layout = None if cache is None else cache.layout

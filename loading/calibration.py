@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer
 from chatglm.bits import check_bits
+from chatglm.modeling_chatglm import Pass
 from chatglm.quantization import (
     BLOCK_LINEARS,
     QuantizedLinear,
@@ -195,25 +195,6 @@ def _round_columns(weight: Tensor, scale: Tensor, factor: Tensor, limit: int) ->
 # --------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class BlockInput:
-    """What one dialogue brings into a block.
-
-    Attributes:
-        hidden_states: float32 `[1, s, e]`.
-        rotary: cosine and signed sine of the positions.
-        plan: the attention plan; without padding and prefix it holds no tensors.
-    """
-
-    hidden_states: Tensor
-    rotary: tuple[Tensor, Tensor]
-    plan: Any
-
-    def run(self, block: nn.Module) -> Tensor:
-        """Return the block's output, `[1, s, e]`."""
-        return block(self.hidden_states, self.rotary, self.plan)[0]
-
-
 class _Reached(Exception):
     """Ends a forward pass at the layer whose input was wanted."""
 
@@ -237,7 +218,7 @@ class Calibration:
         if not len(examples):
             raise ValueError("calibration needs at least one dialogue, got none")
         self.examples, self.device = examples, device
-        self.inputs: list[BlockInput] = []
+        self.inputs: list[Pass] = []  # each dialogue's, before the next block
 
     @torch.no_grad()
     def begin(self, model: nn.Module) -> None:
@@ -248,27 +229,14 @@ class Calibration:
         """
         if model.config.pre_seq_len is not None:
             raise ValueError("a model with a P-Tuning prefix cannot be calibrated: quantise the model, then add it")
-        embeddings = model.transformer.word_embeddings
-        where = embeddings.weight.device
+        where = model.transformer.word_embeddings.weight.device
         self.inputs = []
-
-        def keep(block: nn.Module, arguments: tuple) -> None:
-            hidden_states, (cosine, sine), plan = arguments[:3]
-            target = self.device or where
-            self.inputs.append(BlockInput(hidden_states.to(target), (cosine.to(target), sine.to(target)), plan))
-            raise _Reached
-
-        hooks = [
-            embeddings.register_forward_hook(lambda module, arguments, output: output.float()),
-            model.transformer.layers[0].register_forward_pre_hook(keep),
-        ]
-        try:
-            for ids in self.examples:
-                with contextlib.suppress(_Reached):
-                    model.transformer(input_ids=ids[None].to(where), use_cache=False)
-        finally:
-            for hook in hooks:
-                hook.remove()
+        for ids in self.examples:
+            each = Pass(model.transformer, ids[None].to(where), dtype=torch.float32)
+            each.hidden_states, *each.rotary = (
+                part.to(self.device or where) for part in (each.hidden_states, *each.rotary)
+            )
+            self.inputs.append(each)
 
     @torch.no_grad()
     def quantize_block(self, block: nn.Module, bits: int) -> None:
@@ -286,7 +254,7 @@ class Calibration:
             packed_layers[part, name] = QuantizedLinear.from_packed(packed, weight_scale, bits, linear.bias)
             linear.weight.copy_(dequantize_weight(packed, weight_scale, bits))  # the next layers' inputs see it
         for each in self.inputs:
-            each.hidden_states = each.run(block)
+            each.advance()
         for (part, name), layer in packed_layers.items():
             setattr(getattr(block, part), name, layer)
         block.to(home, dtype)
@@ -307,7 +275,7 @@ class Calibration:
         try:
             for each in self.inputs:
                 with contextlib.suppress(_Reached):
-                    each.run(block)
+                    block(each.hidden_states, each.rotary, each.plan)
         finally:
             hook.remove()
         return correlation.div_(rows)
