@@ -14,6 +14,7 @@ import sentencepiece
 import torch
 
 from chatglm.tokenization_chatglm import ChatGLMTokenizer
+from resources.chatglm_mini import train
 from resources.chatglm_mini.corpus import all_skills, draw_dialogues, unseen_dialogues
 from resources.chatglm_mini.dialogue import in_split, is_held_out, numbered_items, select_from
 from resources.chatglm_mini.evaluate import evaluate
@@ -182,16 +183,22 @@ def tiny_run(output: Path, *options: str) -> list[str]:
     return [*command, "--steps", "16", "--last-steps", "4", "--dialogues", "8", *shape, *options]
 
 
+def run_here(monkeypatch: pytest.MonkeyPatch, output: Path) -> None:
+    """Do the tiny run in this process, which has imported everything."""
+    monkeypatch.setattr(sys, "argv", tiny_run(output)[2:])
+    train.main()
+
+
 def losses(output: Path) -> list[float]:
     return torch.load(output / ".training" / STATE, weights_only=True)["losses"]
 
 
 @embedded
-def test_run_killed_and_resumed_gives_the_same_losses(tmp_path: Path) -> None:
+def test_run_killed_and_resumed_gives_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("whole", "killed"):
         (tmp_path / name / ".training").mkdir(parents=True)
         (tmp_path / name / ".training" / VOCABULARY).write_bytes((CHECKPOINT / VOCABULARY).read_bytes())
-    subprocess.run(tiny_run(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
+    run_here(monkeypatch, tmp_path / "whole")
 
     process = subprocess.Popen(tiny_run(tmp_path / "killed", "--save-every", "0"), cwd=ROOT, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -201,13 +208,13 @@ def test_run_killed_and_resumed_gives_the_same_losses(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert 0 < len(losses(tmp_path / "killed")) < 20
-    subprocess.run(tiny_run(tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True)
+    run_here(monkeypatch, tmp_path / "killed")
 
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert losses(tmp_path / "whole")[-1] < losses(tmp_path / "whole")[0]
 
 
-def test_run_refuses_the_state_of_another_recipe(tmp_path: Path) -> None:
+def test_run_refuses_the_state_of_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = tmp_path / ".training"
     work.mkdir()
     (work / VOCABULARY).write_bytes(b"unused")
@@ -217,6 +224,5 @@ def test_run_refuses_the_state_of_another_recipe(tmp_path: Path) -> None:
         (work / VOCABULARY).write_bytes((CHECKPOINT / VOCABULARY).read_bytes())
     else:
         pytest.skip("no embedded vocabulary")
-    run = subprocess.run(tiny_run(tmp_path), cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode != 0
-    assert "another recipe" in run.stderr and "steps" in run.stderr
+    with pytest.raises(SystemExit, match="another recipe.*steps"):
+        run_here(monkeypatch, tmp_path)

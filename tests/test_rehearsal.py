@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 
-from conftest import ROOT
 from replay import write_small_checkpoint
 
 from tests.benchmarks import rehearsal
 
 
-def test_rehearsal_at_a_tiny_shape(tmp_path):
+def test_rehearsal_at_a_tiny_shape(tmp_path, monkeypatch, capsys):
     """One command runs the steps, each in its own process, and prints a table without a failure."""
     write_small_checkpoint(tmp_path / "vocabulary")
     words = [str(tmp_path / "made"), "--num_layers", "2", "--hidden_size", "32", "--num_attention_heads", "2"]
     words += ["--tokenizer", str(tmp_path / "vocabulary"), "--tokens", "3", "--max_memory", "cpu=9MB"]
     words += ["--calibration_tokens", "500"]
-    command = [sys.executable, "-m", "tests.benchmarks.rehearsal", *words, "--only"]
-    done = subprocess.run(
-        [*command, "write,chat-3gb", "--keep"], capture_output=True, text=True, encoding="utf-8", cwd=ROOT
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = dict(re.findall(r"^\| ([\w-]+) \| [\d.]+ \| [\d.]+ GB \| [\d.]+ GB \| (.*) \|$", done.stdout, re.M))
+
+    def run(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["rehearsal", *words, *more])
+        status, printed = rehearsal.main(), capsys.readouterr().out
+        assert status == 0, printed
+        return printed
+
+    printed = run("--only", "write,chat-3gb", "--keep")
+    rows = dict(re.findall(r"^\| ([\w-]+) \| [\d.]+ \| [\d.]+ GB \| [\d.]+ GB \| (.*) \|$", printed, re.M))
     assert list(rows) == ["write", "chat-3gb"] and "8 shards" in rows["write"]
 
     # the other kinds of steps in this process, as starting one takes longer than a step
@@ -35,5 +36,5 @@ def test_rehearsal_at_a_tiny_shape(tmp_path):
     assert re.fullmatch(r"0\.\d\d GB, calibrated on [5-9]\d\d tokens", notes["calibrate-int4"])
     assert "files: 1" in notes["one-file-int4"] and "loss " in notes["p-tuning"] and "tokens in" in notes["api"]
 
-    assert subprocess.run([*command, "write"], capture_output=True, cwd=ROOT).returncode == 0  # it is there; not kept
+    run("--only", "write")  # it is there; not kept
     assert not (tmp_path / "made" / "float16").exists()
