@@ -83,7 +83,7 @@ def _keep_out_remote_code() -> None:
 
 
 def _is_chatglm(class_reference: str, name_or_path: str | os.PathLike, kwargs: dict) -> bool:
-    """Return whether a checkpoint's configuration says so; without one, whether it names this tokenizer's class."""
+    """Return whether a checkpoint is ChatGLM's: by its config, or without one by its tokenizer's class."""
     where = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "_commit_hash")
     try:
         config, _ = PretrainedConfig.get_config_dict(

@@ -51,7 +51,7 @@ class ChatGLMCache(Cache):
 
     @classmethod
     def from_past(cls, past_key_values) -> ChatGLMCache:
-        """Take over a cache, or the (key, value) [b, h, t, d] pairs of another one; without copying what is ours."""
+        """Return a `ChatGLMCache` with what another cache, or (key, value) [b, h, t, d] pairs, hold; ours is returned."""
         if isinstance(past_key_values, cls):
             return past_key_values
         cache = cls()

@@ -71,7 +71,7 @@ def _is_filled(tokens: Pass) -> bool:
 
 
 def _attends(attention: SelfAttention, hidden_states: Tensor) -> bool:
-    """Return whether the kernels can attend for this layer and these hidden states."""
+    """Return whether the attention kernel supports this layer and these hidden states."""
     is_quantized = isinstance(attention.dense, QuantizedLinear)
     return is_quantized and cpu_kernels.can_attend(attention.head_size, hidden_states)
 
@@ -84,7 +84,7 @@ def _parts(layer: GLMBlock) -> tuple[tuple[nn.Module, ...], tuple[nn.Module, ...
 
 
 def _is_plain(layer: GLMBlock, dtype: torch.dtype) -> bool:
-    """Return whether a block is all quantised matrices and norms of one dtype, with nothing that looks in between."""
+    """Return whether a block has only plain quantised layers and norms of one dtype: no hooks, no adapters."""
     norms, matrices = _parts(layer)
     if any(type(matrix) is not QuantizedLinear or matrix.exact or matrix.bias is None for matrix in matrices):
         return False
@@ -98,7 +98,7 @@ def _decode_block(layer: GLMBlock, hidden_states: Tensor, cached: tuple) -> Tens
 
 
 def _decode_attention(layer: GLMBlock, hidden_states: Tensor, cached: tuple) -> Tensor:
-    """Compute a block of which only the attention is the kernels': its matrices may be adapted or exact."""
+    """Compute a block by PyTorch but for the attention, which the kernel computes; its layers may have adapters."""
     attention, b = layer.attention, len(hidden_states)
     attention_input = layer.input_layernorm(hidden_states)
     mixed = attention.query_key_value(attention_input).view(b, attention.num_attention_heads, 3, attention.head_size)

@@ -39,7 +39,7 @@ COMPILE_SECONDS = 300
 
 
 def cpu_description() -> str:
-    """Return what tells one kind of CPU from another: code compiled for one may not run on the other."""
+    """Return a text that identifies this kind of CPU: code compiled for one may not run on another."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = ("model name", "flags", "Features", "CPU implementer", "CPU part")
@@ -220,7 +220,7 @@ def library() -> ctypes.CDLL | None:
 
 
 class _Matrix(ctypes.Structure):
-    """A quantised layer, as the kernels know it."""
+    """A quantised linear layer as the C struct that the kernels take."""
 
     _fields_ = [
         *[("weight", ctypes.c_void_p), ("scale", ctypes.c_void_p), ("bias", ctypes.c_void_p)],
@@ -244,7 +244,7 @@ class _Matrix(ctypes.Structure):
 
 
 class _Norm(ctypes.Structure):
-    """A layer norm, as the kernels know it."""
+    """A layer norm as the C struct that the kernels take."""
 
     _fields_ = [("weight", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("epsilon", ctypes.c_float)]
 
@@ -408,7 +408,7 @@ def can_attend(head_size: int, tensor: torch.Tensor) -> bool:
 
 
 class _Cached:
-    """Arguments of the kernels that say where keys and values are cached, and what new ones turn by and may see."""
+    """KV cache arguments of the attention kernels: buffers, write positions, rotary tables and mask."""
 
     def __init__(
         self,

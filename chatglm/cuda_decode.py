@@ -247,7 +247,7 @@ class DecodeGraph:
 
 
 class _Decoder:
-    """What is kept for a model: its graphs, and which conversation they were last used for."""
+    """The CUDA graphs of a model, and the cache they were last used for."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -258,7 +258,7 @@ class _Decoder:
         self.failed = False
 
     def suits(self, model: nn.Module, cache, device: torch.device) -> bool:
-        """Return whether a graph can stand for the model; looked into once an answer, not for every token."""
+        """Return whether a graph can replace the model's forward pass; checked once an answer, not for every token."""
         length = cache.get_seq_length()
         if self.cache is None or self.cache() is not cache or self.length != length:
             weights = DecodeWeights.of(model, device)
@@ -269,7 +269,7 @@ class _Decoder:
         return self.weights is not None
 
     def step(self, model, input_ids, cache, stream: int) -> Tensor | None:
-        """Do what `decode_step` does, on a stream."""
+        """Do the work of `decode_step` on a CUDA stream."""
         device, key = input_ids.device, (len(input_ids), stream)
         if self.failed or not self.suits(model, cache, device):
             return None
@@ -330,7 +330,7 @@ def _is_next_token(input_ids: Tensor | None, cache) -> bool:
 
 
 def _is_open(device: torch.device) -> bool:
-    """Return whether graphs can be captured and replayed on a device now."""
+    """Return whether CUDA graphs can be captured and replayed on a device now."""
     if device.type != "cuda" or torch.is_grad_enabled() or torch.is_autocast_enabled() or torch.compiler.is_compiling():
         return False
     return not torch.cuda.is_current_stream_capturing() and available(device)

@@ -237,7 +237,7 @@ def _start(device: torch.device, name: str, grid: tuple[int, int, int], threads:
 
 
 def _launch(kernel: str, output: Tensor, grid: tuple[int, int, int], threads: int, *arguments) -> None:
-    """Start `kernel` for the output's number type, on the output's device and PyTorch's current stream."""
+    """Start `kernel` for the output's dtype, on the output's device and PyTorch's current stream."""
     name = f"{kernel}_{NUMBER_TYPES[output.dtype]}"
     _start(output.device, name, grid, threads, [_argument(argument) for argument in arguments])
 
@@ -530,7 +530,7 @@ def attention_reference(
 
 
 def check_kernels(device: torch.device) -> None:
-    """Compare every kernel with its twin, which computes on the CPU, on a small random case of each number type.
+    """Compare every kernel with its twin, which computes on the CPU, on a small random case of each dtype.
 
     Raises:
         CudaKernelError: a result is not within rounding of the twin's.

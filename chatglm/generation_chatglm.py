@@ -277,7 +277,7 @@ class ChatMixin:
         stopping_criteria: Sequence[StoppingCriteria] | None = None,
         **kwargs,
     ):
-        """Generate with the library's own method, which see; prompts may carry the tokenizer's mask and positions.
+        """Call the library's `generate`; prompts may carry the tokenizer's mask and positions.
 
         Raises:
             InvalidLogitsError: the model computed NaN or infinite logits.
@@ -323,7 +323,7 @@ class ChatMixin:
             raise ValueError("generate takes the tokenizer's position_ids only: leave them out")
 
     def _use_own_cache(self, generation_config, input_ids: Tensor | None, kwargs: dict) -> None:
-        """Put a `ChatGLMCache` into the arguments of `generate`, one that holds what the caller's does.
+        """Put a `ChatGLMCache` with the content of the caller's cache into the arguments of `generate`.
 
         The library then hands over this very cache for every token, however it treats those of its own.
         """
@@ -532,7 +532,7 @@ class ChatMixin:
         num_beams: int = 1,
         **more,
     ) -> Iterator[int]:
-        """Yield the ids of an answer, by this project's own loop, or by the library's `generate` if it alone can.
+        """Yield the ids of an answer from `decode`, or from the library's `generate` for arguments that only it has.
 
         Args:
             **more: fields of `Sampling`, whose seed None follows `torch.manual_seed` here; all others are arguments of

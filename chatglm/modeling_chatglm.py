@@ -344,7 +344,7 @@ def _execution_device(module: nn.Module) -> torch.device | str | int | None:
 
 
 def refuse_tracing() -> None:
-    """Refuse to be recorded for one prompt: where a prompt ends is read off its ids, and decides what is computed.
+    """Refuse tracing and export: what is computed depends on where the prompt ends, which a recording would fix.
 
     Raises:
         RuntimeError: `torch.jit.trace` or `torch.export` is recording.
@@ -357,7 +357,7 @@ def refuse_tracing() -> None:
 
 
 class Pass:
-    """New tokens on their way through the blocks, one block at a time; whoever computes with the model goes this way.
+    """One pass of new tokens through the blocks, block by block; everything that runs the model uses it.
 
     Args:
         transformer: a `ChatGLMModel`.

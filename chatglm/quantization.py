@@ -39,7 +39,7 @@ REFINED_AT_MOST = 256  # logits of a row that are computed again exactly; where 
 
 
 def is_intercepted(module: nn.Module) -> bool:
-    """Return whether calling the module does more than its class says: hooks, or a replaced `forward`."""
+    """Return whether a module has hooks or a replaced `forward`, so that calling it does more than its class does."""
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__)
 
 
@@ -389,7 +389,7 @@ def _stored_linear(input: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 class _StoredLinearFunction(torch.autograd.Function):
-    """Multiply with a constant matrix in another number format, converted anew in backward instead of being kept."""
+    """Multiply with a constant matrix stored in another dtype; backward converts it again instead of keeping a copy."""
 
     @staticmethod
     def forward(ctx, input, weight):
@@ -408,7 +408,7 @@ class _StoredLinearFunction(torch.autograd.Function):
 
 
 class _Stored(nn.Module):
-    """Keep a float matrix in the number format and the file it was loaded from while it lies on the CPU.
+    """Keep a float matrix in the dtype it is stored in, and mapped from its file, while it lies on the CPU.
 
     The word embedding is a quarter of an INT4 model's bytes, and a token needs one row of it. So `model.to(dtype)`
     changes what comes out, not what is stored, and rows are read from a checkpoint's mapped file where there is one.
@@ -426,7 +426,7 @@ class _Stored(nn.Module):
         return super()._apply(lambda tensor: fn(tensor).to(self.output_dtype), recurse)
 
     def _weight_version(self) -> tuple[int, int]:
-        """Return what changes when the weight does."""
+        """Return a key that changes whenever the weight does."""
         return self.weight.data_ptr(), 0 if self.weight.is_inference() else self.weight._version
 
     def _find_file_rows(self) -> mapped_memory.FileRows | None:
@@ -441,7 +441,7 @@ class _Stored(nn.Module):
 
 
 class StoredEmbedding(_Stored, nn.Embedding):
-    """Look up rows of a float embedding; what comes out has the model's number format, whatever is stored."""
+    """Look up rows of a float embedding; the result has the model's dtype, whatever dtype is stored."""
 
     @classmethod
     def from_embedding(cls, embedding: nn.Embedding) -> StoredEmbedding:
@@ -521,7 +521,7 @@ def _packed_weight(weight: torch.Tensor, bits: int, empty: bool) -> tuple[nn.Par
 
 
 class BlockQuantizer(Protocol):
-    """Another way than rounding to choose the integers of a model's blocks (see `calibration.Calibration`)."""
+    """A way to choose the integers of a model's blocks other than rounding (see `calibration.Calibration`)."""
 
     def begin(self, model: nn.Module) -> None:
         """Prepare for the blocks of a model, which follow in their order."""

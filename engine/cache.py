@@ -32,7 +32,7 @@ class Preempted:
 
 
 class RowsLayout:
-    """What the model asks of a prompt's `PromptLayout`, for rows of different lengths that get one token each."""
+    """The `PromptLayout` of a batch whose rows have different lengths and get one token each."""
 
     uniform_context_length = 0  # every new token belongs to an answer
 

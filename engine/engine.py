@@ -106,9 +106,9 @@ class Engine:
         with self.changed:
             if self.closing or not self.alive:
                 raise ClosedError("the server is shutting down")
-            # with places free in the batch, a request waits for its prompt only
-            places = self.max_queue + max(0, self.max_batch_size - self.batch_size)
-            if len(self.waiting) + len(requests) > places:
+            # with room in the batch, a request waits for its prompt only
+            room = self.max_queue + max(0, self.max_batch_size - self.batch_size)
+            if len(self.waiting) + len(requests) > room:
                 raise QueueFullError(
                     f"the server is busy: {self.batch_size} answers are running and {len(self.waiting)} requests wait "
                     f"(at most {self.max_queue} may). Try again later"
@@ -224,7 +224,7 @@ class Engine:
                 return
 
     def _take(self) -> bool:
-        """Give the next waiting request its place; return whether there is a request and a place."""
+        """Start the next waiting request; return whether there was one, and room for it."""
         with self.changed:
             if not self.waiting or self.preempted or len(self.rows) >= self.max_batch_size:
                 return False
@@ -239,7 +239,7 @@ class Engine:
         return True
 
     def _join(self, answer: Answer, prompt: Prefill) -> None:
-        """Let an answer join the batch with its first token."""
+        """Add an answer to the batch with its first token."""
         if answer.request.embedding:
             self._end(answer, Piece(finish_reason="stop", embedding=prompt.embedding.tolist()))
             return
@@ -256,7 +256,7 @@ class Engine:
             self._remove(index)
 
     def _resume(self) -> None:
-        """Let answers that were preempted go on, where there is room for some tokens more than the next."""
+        """Resume preempted answers where there is room for more than their next token."""
         while self.preempted:
             row, state = self.preempted[0]
             if self.rows and not self.cache.has_room(state.cache.lengths[0] + ROOM_TO_RESUME):
@@ -343,7 +343,7 @@ class Engine:
             self.woken.setdefault(answer.loop, []).append(answer)
 
     def _wake(self) -> None:
-        """Tell each event loop once which answers have new pieces."""
+        """Wake each event loop once for all of its answers that have new pieces."""
         for loop, answers in self.woken.items():
             try:
                 loop.call_soon_threadsafe(_set_arrived, answers)

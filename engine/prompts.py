@@ -16,7 +16,7 @@ from chatglm.modeling_chatglm import Pass
 
 
 class Prefill:
-    """A prompt on its way through the blocks, or all the way through.
+    """A prompt that is being read, or has been: its `Pass` through the blocks.
 
     Args:
         model: a `ChatGLMForConditionalGeneration`.

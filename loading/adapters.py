@@ -33,7 +33,7 @@ LORA_TARGETS = tuple(name for _, name in BLOCK_LINEARS)
 
 
 def fingerprint(model: ChatGLMForConditionalGeneration) -> str:
-    """Return what tells a base model from others: a hash of norms that stay the same in float, INT8 and INT4."""
+    """Return a fingerprint of the base model: a hash of its norms, which are the same in float, INT8 and INT4."""
     digest = hashlib.sha256()
     for norm in (model.transformer.layers[0].input_layernorm, model.transformer.final_layernorm):
         for values in (norm.weight, norm.bias):  # rounded to the coarsest format that a base is loaded in

@@ -52,7 +52,7 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(
     name: str, device: torch.device, config: ChatGLMConfig, stored_dtype: str | None = None
 ) -> torch.dtype:
-    """Return the number format that a `--dtype` value means for a model whose checkpoint is stored in another."""
+    """Return the dtype that a `--dtype` value means for a model, given the dtype its checkpoint is stored in."""
     if name != "auto":
         return DTYPES[name]
     if device.type == "cuda":
@@ -81,7 +81,7 @@ def cpu_supports_bfloat16() -> bool:
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """Return a number format's name without PyTorch's prefix."""
+    """Return a dtype's name without PyTorch's prefix."""
     return str(dtype).removeprefix("torch.")
 
 

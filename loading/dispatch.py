@@ -92,7 +92,7 @@ def plan_device_map(model: nn.Module, max_memory: Mapping[Place, int] | None = N
     """Return a device map that fits a budget: GPUs are filled first, then main memory, and the rest stays on disk.
 
     Args:
-        model: a `ChatGLMForConditionalGeneration` whose weights have the shapes and number formats to plan for; they
+        model: a `ChatGLMForConditionalGeneration` whose weights have the shapes and dtypes to plan for; they
             may be on the `meta` device.
         max_memory: bytes for each place. None: what is free on each now, and GPUs get equal shares.
     """
@@ -179,7 +179,7 @@ class OffloadedWeights(Mapping[str, Tensor]):
 def empty_model(
     config: ChatGLMConfig, weights: CheckpointWeights, dtype: torch.dtype
 ) -> ChatGLMForConditionalGeneration:
-    """Return a model with the shapes and number formats that it will have, but no weights: all is on `meta`."""
+    """Return a model with the shapes and dtypes that it will have, on the device `meta`: without weights."""
     with torch.device("meta"):
         model = ChatGLMForConditionalGeneration(config)
     for names in [*find_tied_parameters(model), [f"{EMBEDDING}.weight_scale", f"{OUTPUT}.weight_scale"]]:

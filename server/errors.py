@@ -54,7 +54,7 @@ def as_api_error(error: Exception, model_limit: int) -> ApiError:
 
 
 def client_gone() -> ApiError:
-    """Return the error that nobody reads; its status is nginx's, for the count of requests."""
+    """Return the error of a request whose client has gone (status 499, as nginx counts it)."""
     return ApiError(499, "the client has gone", "client_gone")
 
 

@@ -147,7 +147,7 @@ def test_run_main_speaks_utf8_whatever_the_locale(monkeypatch):
     assert written.getvalue().decode() == "你好\xff\ufffd\n"
 
 
-# Devices and number formats
+# Devices and dtypes
 
 
 def test_choose_device_takes_what_there_is(monkeypatch):
