@@ -51,7 +51,7 @@ class ChatGLMCache(Cache):
 
     @classmethod
     def from_past(cls, past_key_values) -> ChatGLMCache:
-        """Return a `ChatGLMCache` with what another cache, or (key, value) [b, h, t, d] pairs, hold; ours is returned."""
+        """Return a `ChatGLMCache` with the keys and values [b, h, t, d] of any cache; one of ours as it is."""
         if isinstance(past_key_values, cls):
             return past_key_values
         cache = cls()
