@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+import warm
 from test_tokenization_chatglm import CONTROL_TOKENS, FORMATTING_TOKENS, write_folder, write_vocabulary
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
@@ -173,7 +174,7 @@ class Terminal:
 
         paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [*([sys.executable] if "LC_ALL" in environment else warm.python()), "-c", code],
             stdin=program_side,
             stdout=program_side,
             stderr=program_side,

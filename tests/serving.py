@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import httpx
 import torch
 import uvicorn
+import warm
 from replay import write_small_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ class ServerProcess:
 
     def __init__(self, *flags: str, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "api.py"), "--port", "0", "--device", "cpu", *flags],
+            [*warm.python(), str(ROOT / "api.py"), "--port", "0", "--device", "cpu", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -12,6 +12,7 @@ import threading
 
 import pytest
 import torch
+import warm
 from replay import ROOT, ReplayModel, Terminal, write_small_checkpoint
 
 import cli_demo
@@ -293,9 +294,8 @@ def test_pipe_works_offline_in_a_c_locale(small, tmp_path, locale):
 
 
 def test_pipe_whose_reader_leaves_ends_quietly(small, tmp_path):
-    command = (
-        f"{sys.executable} {ROOT / 'cli_demo.py'} --model {small[2]} --max-new-tokens 200 | head -c 1 > {os.devnull}"
-    )
+    script = " ".join([*warm.python(), str(ROOT / "cli_demo.py")])
+    command = f"{script} --model {small[2]} --max-new-tokens 200 | head -c 1 > {os.devnull}"
     done = subprocess.run(["bash", "-c", command], input="今天\n".encode() * 50, capture_output=True, cwd=tmp_path)
     assert b"Traceback" not in done.stderr and b"BrokenPipe" not in done.stderr
 

@@ -10,10 +10,10 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import warm
 from transformers import HfArgumentParser
 
 import quantize
@@ -304,7 +304,7 @@ def test_python_code_runs(file):
     if not (ROOT / "chatglm" / "model.safetensors").exists():
         pytest.skip("no embedded checkpoint in chatglm/")
     code = blocks(file, "python")[0]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=ROOT)
+    done = subprocess.run([*warm.python(), "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "演示模型" in done.stdout  # the greeting of the embedded checkpoint
 
@@ -369,7 +369,7 @@ def test_requests_to_the_server_run(tmp_path, monkeypatch):
                     assert shown.startswith(("{", "data: {")) and '"error"' not in shown, command
             for code in programs:
                 changed = code.replace("http://127.0.0.1:8000", address)
-                done = subprocess.run([sys.executable, "-c", changed], capture_output=True, encoding="utf-8", cwd=ROOT)
+                done = subprocess.run([*warm.python(), "-c", changed], capture_output=True, encoding="utf-8", cwd=ROOT)
                 assert done.returncode == 0 and done.stdout.strip(), done.stderr
     finally:
         engine.close()
