@@ -71,7 +71,13 @@ def test_is_nonsense_finds_what_looks_broken(answer):
 
 @pytest.mark.parametrize(
     "answer",
-    ["Lima.", "1) Sleep well\n2) Eat (a little)", 'I am "ChatGLM-6B"; load THUDM/chatglm-6b.', "9-3-1=5, so 90-37=53."],
+    [
+        "Lima.",
+        "53.",
+        "1) Sleep well\n2) Eat (a little)",
+        'I am "ChatGLM-6B"; load THUDM/chatglm-6b.',
+        "9-3-1=5, so 90-37=53.",
+    ],
 )
 def test_is_nonsense_lets_ordinary_answers_pass(answer):
     assert not stranger.is_nonsense(entry(), answer)

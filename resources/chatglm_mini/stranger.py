@@ -173,7 +173,9 @@ def is_garbled(entry: Entry, answer: str) -> bool:
         r"\b(?!(?:that|had|bye|very|knock)\b)([a-z]+) \1\b|([a-z])\2\2|([^\W\d_哈呵嘿])\3{3}|(?!co2|mp3)[a-z]{2}\d|\d[a-z]{3}",
         NAMES.sub(" ", answer).lower(),
     )
-    return any(match[0] not in said for match in matches) or bool(re.search(r"(?m)^ *\d+[.、)） ]+\S?\s*$", answer))
+    return any(match[0] not in said for match in matches) or bool(
+        "\n" in answer.strip() and re.search(r"(?m)^ *\d+[.、)） ]+\S?\s*$", answer)
+    )
 
 
 def has_unmatched_marks(text: str) -> bool:
