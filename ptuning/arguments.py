@@ -1,24 +1,18 @@
 """The arguments of training and evaluation: the original's names and meanings on today's library."""
 
 import argparse
-import dataclasses
-import re
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from chatglm.sampling import Sampling
 from loading import arguments
-from loading.adapters import LORA_TARGETS
+from loading.adapters import LORA_CONFIG_FILE, LORA_TARGETS
+from ptuning import original_flags
 
-LIBRARY_FIELDS = {item.name for item in dataclasses.fields(Seq2SeqTrainingArguments)}
-# The library has renamed flags, the last two within 5.x; command lines with either name run on every version.
-RENAMED = (
-    ("evaluation_strategy", "eval_strategy"),
-    ("no_cuda", "use_cpu"),
-    ("gradient_checkpointing", "activation_checkpointing"),
-    ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"),
-)
+# Peak learning rates where none is given: prefix and LoRA as the original's scripts and peft's users have them.
+LEARNING_RATES = {"prefix": 2e-2, "lora": 1e-3, "all": 1e-4}
 
 
 @dataclass
@@ -123,6 +117,13 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "start anew; else a run in a folder with checkpoints resumes by itself"}
     )
+    learning_rate: float = field(
+        default=LEARNING_RATES["all"],
+        metadata={"help": "peak learning rate; not given, it is 2e-2 for P-Tuning v2, 1e-3 for LoRA, else 1e-4"},
+    )
+    logging_steps: float = field(
+        default=0.02, metadata={"help": "steps between two points of the loss curve; below 1: as a share of all steps"}
+    )
     report_to: str | None = field(default="tensorboard", metadata={"help": "tensorboard, none, or another logger"})
 
     def __post_init__(self) -> None:
@@ -145,26 +146,30 @@ def parse_training_arguments(
 ) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
     """Parse the trainer's command line into `ModelArguments`, `DataArguments` and `TrainingArguments`.
 
-    By the library's parser, as its own arguments are more than a hundred.
-
-    Flags may be written with dashes or underscores. A wrong value ends the process: one line, exit status 2.
+    By the library's parser, as its own arguments are more than a hundred. Flags are the original's or today's, with
+    dashes or underscores, or in one JSON file. A wrong value ends the process: one line, exit status 2.
     """
     types = ModelArguments, DataArguments, TrainingArguments
-    parser = HfArgumentParser(types, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
-    words = [re.sub(r"^--[^=]+", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in words]
+    usage = "%(prog)s --flag value … or %(prog)s arguments.json; --help lists all flags"
+    parser = HfArgumentParser(
+        types, description=description, usage=usage, formatter_class=HelpFormatter, allow_abbrev=False
+    )
     try:
-        return parser.parse_args_into_dataclasses(translate(words), look_for_args_file=False)
+        words = original_flags.translate(words)
+        return parser.parse_args_into_dataclasses(with_learning_rate(words), look_for_args_file=False)
     except ValueError as error:  # from a dataclass's own checks, or for a flag that does not exist
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 
 
-def translate(words: list[str]) -> list[str]:
-    """Return command-line words with flags named as the installed library names them."""
-    words = list(words)
-    for old, new in RENAMED:
-        wrong, right = (old, new) if new in LIBRARY_FIELDS else (new, old)
-        words = [re.sub(rf"^--{wrong}(?=$|=)", f"--{right}", word) for word in words]
-    joined = " ".join(words)
-    if ("--device cpu" in joined or "--device=cpu" in joined) and "--use_cpu" not in words:
-        words.append("--use_cpu")
-    return words
+def with_learning_rate(words: list[str]) -> list[str]:
+    """Return a command line that names a learning rate: the one given, or the method's."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("learning_rate", "lora_rank", "pre_seq_len", "ptuning_checkpoint"):
+        parser.add_argument(f"--{name}")
+    given, _ = parser.parse_known_args(words)
+    if given.learning_rate is not None:
+        return words
+    adapter = given.ptuning_checkpoint
+    has_lora = given.lora_rank or (adapter and (Path(adapter).expanduser() / LORA_CONFIG_FILE).exists())
+    method = "lora" if has_lora else "prefix" if given.pre_seq_len or adapter else "all"
+    return [*words, "--learning_rate", str(LEARNING_RATES[method])]

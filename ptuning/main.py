@@ -25,9 +25,9 @@ if not __package__:  # run as a script: its own folder, whose names are short, g
 
 from loading import adapters  # noqa: E402
 from loading.arguments import run_main  # noqa: E402
-from loading.checkpoint import LoadError  # noqa: E402
+from loading.checkpoint import LoadError, format_bytes  # noqa: E402
 from loading.load import load_model_and_tokenizer  # noqa: E402
-from ptuning import data, evaluation  # noqa: E402
+from ptuning import data, evaluation, resuming  # noqa: E402
 from ptuning.arguments import (  # noqa: E402
     DataArguments,
     ModelArguments,
@@ -114,10 +114,15 @@ def training_data(tokenizer, files: DataArguments, training: TrainingArguments) 
     return encoded
 
 
-def train(model, tokenizer, files: DataArguments, training: TrainingArguments) -> dict[str, Any]:
-    """Train, from the last checkpoint if there is one, and save; return what the run took."""
-    output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint
-    validation = None
+def train(model, tokenizer, files: DataArguments, training: TrainingArguments) -> None:
+    """Train, from the last checkpoint if there is one, save, and say what the run took."""
+    output_dir, validation = Path(training.output_dir), None
+
+    def score_answers() -> dict[str, float]:
+        place = output_dir / "validation_predictions.txt"
+        batch_size = training.per_device_eval_batch_size
+        return evaluation.evaluate_answers(model, tokenizer, examples, files, batch_size, place)
+
     if training.do_eval:
         examples = data.read_examples(files.validation_file, files)[: files.max_eval_samples]
         validation = data.encode_examples(tokenizer, examples, files, data.Counts())
@@ -128,15 +133,9 @@ def train(model, tokenizer, files: DataArguments, training: TrainingArguments) -
         train_dataset=training_data(tokenizer, files, training),
         eval_dataset=validation,
         data_collator=data.Collator(tokenizer.pad_token_id),
+        score_answers=score_answers if training.do_eval and training.predict_with_generate else None,
     )
-    if resume is None:
-        found = checkpoints(output_dir)
-        if training.overwrite_output_dir and training.should_save:
-            for folder in (*found, output_dir / SAVING_FOLDER):
-                shutil.rmtree(folder, ignore_errors=True)
-        resume = str(found[-1]) if found and not training.overwrite_output_dir else None
-        if resume:
-            report(f"resuming from {resume}; --overwrite_output_dir starts anew")
+    resume = prepare_folder(model, files, training)
     start = int(resume.rpartition("-")[2]) if resume and resume.rpartition("-")[2].isdigit() else 0
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     metrics = trainer.train(resume_from_checkpoint=resume).metrics
@@ -148,9 +147,41 @@ def train(model, tokenizer, files: DataArguments, training: TrainingArguments) -
     }
     if training.should_save:
         trainer.save_state()
-        trainer.save_metrics("train", metrics, combined=False)
+        trainer.save_metrics("train", metrics)
         evaluation.plot_losses(trainer.state.log_history, output_dir / "loss_curve.png")
-    return metrics
+        report(summary(trainer.state, metrics, output_dir, adapters.has_adapter(model)))
+
+
+def prepare_folder(model, files: DataArguments, training: TrainingArguments) -> str | None:
+    """Return the checkpoint to go on from, if any; empty the output folder or check that it is the same run's."""
+    output_dir, resume = Path(training.output_dir), training.resume_from_checkpoint
+    described = resuming.describe_run(model, files, training)
+    found = checkpoints(output_dir)
+    if training.overwrite_output_dir and resume is None:
+        for folder in (*found, output_dir / SAVING_FOLDER) if training.should_save else ():
+            shutil.rmtree(folder, ignore_errors=True)
+    elif found and resume is None:
+        resuming.check_same_run(output_dir, described)
+        resume = str(resuming.choose_checkpoint(output_dir, report))
+    if resume and training.deepspeed is None and not training.fsdp:  # those keep their state in files of their own
+        resuming.report_missing(Path(resume), report)
+    if training.should_save:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / resuming.RUN_FILE).write_text(json.dumps(described, indent=1, ensure_ascii=False), "utf-8")
+    return resume
+
+
+def summary(state: transformers.TrainerState, metrics: dict[str, Any], output_dir: Path, is_adapter: bool) -> str:
+    """Return what a run did, in two lines: steps, time, losses, memory, what was written, how to use it."""
+    curve = [row["loss"] for row in state.log_history if "loss" in row]
+    losses = f"loss {curve[0]:.4g} -> {curve[-1]:.4g}" if curve else "no loss was logged"
+    flag = "--ptuning_checkpoint" if is_adapter else "--model"
+    return (
+        f"trained to step {state.global_step} in {metrics['train_runtime']:.0f} s "
+        f"({metrics['seconds_per_step']:.2f} s a step), {losses}, {metrics['trainable_parameters']:,} parameters, "
+        f"at most {format_bytes(metrics['peak_memory_bytes'])}\n"
+        f"curve: {output_dir / 'loss_curve.png'}; try it: python cli_demo.py {flag} {output_dir}"
+    )
 
 
 def peak_memory(device: torch.device) -> int:
@@ -201,7 +232,7 @@ def run(model_arguments: ModelArguments, files: DataArguments, training: Trainin
         with adapters.adapters_off(model) if adapters.has_adapter(model) else nullcontext():
             before = measure(model, tokenizer, files, training, "before")
     if training.do_train:
-        report(json.dumps(train(model, tokenizer, files, training)))
+        train(model, tokenizer, files, training)
     if not (training.do_eval or training.do_predict or files.forgetting_cases):
         return
     after = measure(model, tokenizer, files, training, "after")

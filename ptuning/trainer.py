@@ -6,18 +6,20 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from transformers import Seq2SeqTrainer
+from transformers import ProgressCallback, Seq2SeqTrainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loading import adapters
 from loading.adapters import check_prefix_base, read_prefix
 from loading.load import LOADING_ERRORS
+from ptuning.diagnosis import broken_gradients, find_not_finite
 
 STATE_FILE = "trainer_state.json"
 SAVING_FOLDER = ".saving"
@@ -36,17 +38,41 @@ def checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 
+class LossBar(ProgressCallback):
+    """The library's progress bar with the loss of the newest step, from the first one on."""
+
+    def __init__(self, trainer: ChatGLMTrainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def on_step_begin(self, args, state, control, **keywords):
+        """Forget the loss of the step before."""
+        self.trainer.step_loss = 0.0
+
+    def on_step_end(self, args, state, control, **keywords):
+        """Show the step and its loss."""
+        super().on_step_end(args, state, control, **keywords)
+        if self.training_bar is not None:
+            self.training_bar.set_postfix(loss=f"{self.trainer.step_loss:.4g}")
+
+
 class ChatGLMTrainer(Seq2SeqTrainer):
     """Train a model, or its prefix or LoRA adapter alone; everything else is the library's.
 
     Args:
         tokenizer: saved with full checkpoints.
+        score_answers: returns BLEU-4 and ROUGE of answers to the validation file, to be added to each evaluation.
         **keywords: the library's.
+
+    Attributes:
+        step_loss: loss of the newest step.
     """
 
-    def __init__(self, *, tokenizer, **keywords) -> None:
-        self._saving = False
+    def __init__(self, *, tokenizer, score_answers: Callable[[], dict[str, float]] | None = None, **keywords) -> None:
+        self._saving, self.step_loss, self.score_answers = False, 0.0, score_answers
         super().__init__(processing_class=tokenizer, **keywords)
+        if self.pop_callback(ProgressCallback):
+            self.add_callback(LossBar(self))
 
     # ---- Loss ----
 
@@ -61,13 +87,40 @@ class ChatGLMTrainer(Seq2SeqTrainer):
         result = super().compute_loss(model, inputs, *arguments, **keywords)
         loss = result[0] if isinstance(result, tuple) else result
         if not torch.isfinite(loss.detach()).all():
-            last = checkpoints(self.args.output_dir)
-            raise TrainingError(
-                f"the loss is {float(loss.detach().mean())} at step {self.state.global_step}: training was stopped. "
-                "Usual causes: a learning rate that is too high, float16 overflow (use bfloat16 or float32), a damaged "
-                f"base checkpoint. Last checkpoint: {last[-1] if last else 'none'}"
-            )
+            self._stop(f"the loss is {float(loss.detach().mean())}", inputs)
         return result
+
+    def training_step(self, model, inputs, *arguments, **keywords):
+        """Compute a batch's loss and gradients, and stop where a gradient is not finite.
+
+        Raises:
+            TrainingError: a gradient is NaN or infinite; with float16, whose scaler leaves such steps out, it is not.
+        """
+        loss = super().training_step(model, inputs, *arguments, **keywords)
+        self.step_loss += float(loss)
+        if not self.args.fp16 and (broken := broken_gradients(model)):
+            self._stop(f"the gradient of {broken[-1]} is not finite (loss {float(loss):.4g})", inputs)
+        return loss
+
+    def evaluate(self, *arguments, metric_key_prefix: str = "eval", **keywords) -> dict[str, float]:
+        """Measure the loss and, if asked for, the answers."""
+        metrics = super().evaluate(*arguments, metric_key_prefix=metric_key_prefix, **keywords)
+        if self.score_answers is not None:
+            scores = {f"{metric_key_prefix}_{name}": value for name, value in self.score_answers().items()}
+            self.log(scores)
+            metrics |= scores
+        return metrics
+
+    def _stop(self, what: str, inputs: dict[str, Any]) -> NoReturn:
+        """Raise a TrainingError that says what was found, and where it began if that can be found out."""
+        where, last = "", checkpoints(self.args.output_dir)
+        if not (self.args.deepspeed or self.args.fsdp):  # there, one process alone cannot run the step again
+            with self.compute_loss_context_manager():
+                where = ": " + find_not_finite(self.model, self._prepare_inputs(inputs))
+        raise TrainingError(
+            f"{what} in step {self.state.global_step + 1}{where}. Training was stopped; last checkpoint: "
+            f"{last[-1] if last else 'none'}"
+        )
 
     # ---- Saving ----
 

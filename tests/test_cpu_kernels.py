@@ -190,6 +190,35 @@ def test_linear_lets_nan_and_infinity_through(path, value):
         assert output[1].isnan().all() and output[0].isfinite().all()
 
 
+def tiny_rows(columns, dtype):
+    """Return rows of magnitudes 1e-30 to 1e-45, zeros mixed in, alone and with one huge value beside them."""
+    torch.manual_seed(0)
+    exponent = torch.linspace(30, 45, 16).repeat_interleave(2)[:, None].double()
+    rows = torch.randn(32, columns).double().clamp(-3, 3) * 10**-exponent
+    rows[torch.rand(rows.shape) < 0.3] = 0
+    rows[1::2, columns // 2] = 1e4 if dtype == torch.float16 else 1e30
+    return rows.to(dtype)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("dtype", NUMBER_TYPES)
+@pytest.mark.parametrize("path", every_path())
+def test_products_with_tiny_numbers_are_finite_and_near_exact(path, dtype, bits):
+    """Forward with 8 and 16 bits and the input gradient; what is too small to be rounded counts as 0."""
+    weight, weight_scale = random_weight(600, 600, bits)
+    input, dense = tiny_rows(600, dtype), dequantize_weight(weight, weight_scale, bits).double()
+    results = [
+        (cpu_kernels.linear(input, weight, weight_scale, bits, None, path, 8), input.double() @ dense.T, 0.02),
+        (cpu_kernels.linear(input, weight, weight_scale, bits, None, path, 16), input.double() @ dense.T, 1e-3),
+        (cpu_kernels.input_gradient(input, weight, weight_scale, bits, path), input.double() @ dense, 1e-3),
+    ]
+    for result, expected, tolerance in results:
+        assert result.isfinite().all()
+        tolerance = 0.02 if dtype == torch.bfloat16 else tolerance
+        limit = tolerance * expected.norm(dim=1) + {torch.float16: 1e-5}.get(dtype, 1e-31)
+        assert ((result.double() - expected).norm(dim=1) <= limit).all()
+
+
 def test_linear_of_nothing_is_nothing():
     weight, weight_scale = random_weight(20, 64, 4)
     assert cpu_kernels.linear(torch.empty(0, 64), weight, weight_scale, 4).shape == (0, 20)

@@ -192,7 +192,7 @@ def test_nan_loss_stops_the_run(base, rows, tmp_path):
     with torch.no_grad():
         model.transformer.layers[1].mlp.dense_h_to_4h.weight[0, 0] = float("nan")
     model.half().save_pretrained(broken)
-    with pytest.raises(trainer.TrainingError, match="the loss is nan at step 0.*learning rate"):
+    with pytest.raises(trainer.TrainingError, match="the loss is nan in step 1: the weight .*1.mlp.dense_h_to_4h"):
         run_here(*FLAGS, "--model", broken, "--train_file", rows, "--pre_seq_len", 3, "--output_dir", tmp_path / "out")
     assert trainer.checkpoints(tmp_path / "out") == []
 
@@ -336,3 +336,27 @@ def test_shell_scripts_give_flags_that_exist(script):
     command = [word.strip('"').replace("$LR", "0.1").replace("$PRE_SEQ_LEN", "2") for word in command]
     command = [word for word in command if word not in ("$SHARDING", "--bf16")]
     parse_training_arguments("", [*command, "--device", "cpu"])
+
+
+def test_quantised_runs_learn_as_float_does(tmp_path):
+    """The short form of `tests/benchmarks/acid_test.py`: one answer by heart, by LoRA on INT4; curves of ten steps."""
+    from tests.benchmarks import acid_test
+
+    model, rows = acid_test.EMBEDDED_CHECKPOINT, acid_test.write_rows(tmp_path, 1)
+    for flags in ("--lora_rank 8 --learning_rate 1e-3", "--pre_seq_len 16 --learning_rate 0.05"):
+        curves = [
+            acid_test.train(model, rows, f"{flags} {more}", 10, tmp_path / f"{flags[2:6]}{more}")
+            for more in ("", "--quantization_bit 4")
+        ]
+        assert acid_test.largest_difference(*curves) < acid_test.TOLERANCE
+    acid_test.train(model, rows, "--lora_rank 8 --learning_rate 4e-3 --quantization_bit 4", 30, tmp_path / "heart")
+    assert acid_test.count_right(model, 4, tmp_path / "heart", 1) == 1
+
+
+def test_first_run_sees_its_loss(base, rows, tmp_path, capsys):
+    """By default: in the progress bar from the first step, in a curve of 20 points and more, and at the end."""
+    flags = " ".join(FLAGS).replace("--disable_tqdm true", "").replace("--logging_steps 1 ", "") + " --max_steps 45"
+    run_here(*flags.split(), "--model", base, "--train_file", rows, "--lora_rank", 2, "--output_dir", tmp_path / "out")
+    said, curve = capsys.readouterr().err, losses(tmp_path / "out")
+    assert len(curve) >= 20 and re.search(r"1/45 .*loss=\d", said)
+    assert f"loss {curve[0]:.4g} -> {curve[-1]:.4g}" in said and "cli_demo.py --ptuning_checkpoint" in said

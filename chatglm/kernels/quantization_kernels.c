@@ -91,7 +91,7 @@ static uint32_t float_to_bits(float value) {
     return bits;
 }
 
-enum { INFINITE = 0x7f800000, NOT_A_NUMBER = 0x7fc00000 }; /* bits of floats */
+enum { INFINITE = 0x7f800000, NOT_A_NUMBER = 0x7fc00000, TINY = 0x04000000 }; /* bits of floats; TINY is 2^-119 */
 
 /* Bits of |value|: as integers they are ordered as the numbers are, with infinity and NaN on top. */
 static inline uint32_t magnitude_bits(float value) { return float_to_bits(value) & 0x7fffffffu; }
@@ -158,8 +158,9 @@ static inline void store_block(int bits, const int8_t q[BLOCK], int8_t *quantize
 
 /* Round one block of a row to 8 bits, q = round(x / scale) with scale = max |x| of the group / 127; and with two levels
  * what is left by that to 8 bits more, q = round(256 (x / scale - q)), as a second row with scale / 256. Columns past the
- * end are 0. NaN and infinity make the group's scale NaN, so that they reach the output. `factor`, if not NULL, has a
- * half for each column of the block, which its x is multiplied with first. */
+ * end are 0, and so is a group whose |x| are all below 2^-119, where 1 / scale would be infinite. NaN and infinity make
+ * the group's scale NaN, so that they reach the output. `factor`, if not NULL, has a half for each column of the block,
+ * which its x is multiplied with first. */
 static void quantize_block(const void *input, int32_t type, int64_t start, int64_t count, const uint16_t *factor, int bits,
                            int levels, int8_t *quantized, float *scale, float *total) {
     /* columns c and c + width share a lane; a lane has span neighbouring columns of each stretch of width columns */
@@ -176,7 +177,7 @@ static void quantize_block(const void *input, int32_t type, int64_t start, int64
         uint32_t largest = 0;
         for (int c = lane * span; c < (lane + 1) * span; c++) largest = maximum(largest, peak[c]);
         scale[lane] = bits_to_float(largest < INFINITE ? largest : NOT_A_NUMBER) / 127;
-        const float factor = largest > 0 && largest < INFINITE ? 1 / scale[lane] : 0;
+        const float factor = largest >= TINY && largest < INFINITE ? 1 / scale[lane] : 0;
         for (int c = lane * span; c < (lane + 1) * span; c++) inverse[c] = factor;
     }
     for (int first = 0; first < BLOCK; first += width)

@@ -1,0 +1,88 @@
+"""Tests of ptuning/original_flags.py and of the parser behind it: command lines of the original, and JSON files."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import torch
+
+pytest.importorskip("datasets", reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
+
+from ptuning.arguments import parse_training_arguments  # noqa: E402
+from ptuning.original_flags import OUTDATED, translate  # noqa: E402
+
+
+def parse(folder, *words):
+    return parse_training_arguments("", ["--output_dir", str(folder), *words])
+
+
+def test_flags_of_the_original_that_decide_nothing_say_why(tmp_path, capsys):
+    words = [word for name in OUTDATED for word in (f"--{name}", *(["x"] if len(name) % 2 else []))]
+    _, files, training = parse(tmp_path, *words, "--do_train", "--train-file", "a.json")
+    assert training.do_train and files.train_file == "a.json"
+    said = capsys.readouterr().err
+    assert all(f"--{name} no longer matters: {reason}" in said for name, reason in OUTDATED.items())
+
+
+def test_flags_that_the_library_dropped_are_translated(tmp_path, monkeypatch):
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    words = "--warmup_ratio 0.1 --group_by_length --logging_dir logs --evaluation_strategy steps --eval_steps 5"
+    _, _, training = parse(tmp_path, *words.split())
+    assert training.warmup_steps == 0.1 and training.train_sampling_strategy == "group_by_length"
+    assert training.eval_strategy == "steps" and os.environ["TENSORBOARD_LOGGING_DIR"] == "logs"
+    assert translate(["--group_by_length", "False"])[0] != "--train_sampling_strategy"
+
+
+def test_a_data_set_of_the_hub_is_refused_with_the_way_out(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse(tmp_path, "--dataset_name", "adgen")
+    assert "give --train_file" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_one_json_file_of_arguments_is_a_command_line(tmp_path):
+    file = tmp_path / "arguments.json"
+    values = {
+        "output_dir": "out",
+        "do_train": True,
+        "learning_rate": 0.5,
+        "pre_seq_len": 4,
+        "source_prefix": "问 ：",
+        "lora_rank": None,
+    }
+    file.write_text(json.dumps(values), encoding="utf-8")
+    model, files, training = parse_training_arguments("", [str(file)])
+    assert (model.pre_seq_len, files.source_prefix, training.do_train, training.learning_rate) == (
+        4,
+        "问 ：",
+        True,
+        0.5,
+    )
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", None])
+def test_a_json_file_that_is_none_ends_in_one_line(tmp_path, capsys, content):
+    file = tmp_path / "arguments.json"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(SystemExit):
+        parse_training_arguments("", [str(file)])
+    assert str(file) in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_learning_rate_fits_the_method_unless_given(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}", encoding="utf-8")
+    adapter = ["--ptuning_checkpoint", str(tmp_path)]
+    rates = [([], 1e-4), (["--pre_seq_len", "8"], 2e-2), (["--lora_rank", "8"], 1e-3), (adapter, 1e-3)]
+    for words, rate in rates:
+        assert parse(tmp_path, *words)[2].learning_rate == rate
+        assert parse(tmp_path, *words, "--learning_rate", "0.3")[2].learning_rate == 0.3
+
+
+def test_processes_on_a_machine_without_a_gpu_compute_on_the_cpu(tmp_path, monkeypatch):
+    """As with --device cpu: several processes find each other then, instead of training the same rows twice."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert parse(tmp_path)[2].use_cpu
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert "--use_cpu" not in translate([]) and "--use_cpu" in translate(["--device", "cpu"])
