@@ -140,8 +140,12 @@ def checked_history(history: History | None) -> list[tuple[str, str]]:
     return rounds
 
 
-def read_messages(messages: Any) -> tuple[str, list[tuple[str, str]], str | None]:
-    """Return the newest question of a dialogue in the chat form, the rounds before it, and its answer if it has one."""
+def message_pairs(messages: Any) -> list[tuple[Any, str]]:
+    """Return the (role, text) pairs of a dialogue in the chat form; texts may be in parts.
+
+    Raises:
+        ValueError: names the message that has another form. Roles are checked by `messages_to_rounds`.
+    """
     expected = '{"role": "user", "assistant" or "system", "content": text}'
     if not isinstance(messages, Sequence) or not messages:
         raise ValueError(f"a conversation must be a list of messages {expected}, got {messages!r:.80}")
@@ -153,7 +157,12 @@ def read_messages(messages: Any) -> tuple[str, list[tuple[str, str]], str | None
         if not isinstance(message, Mapping) or not isinstance(content, str | None):
             raise ValueError(f"message {index} must be {expected}, got {message!r:.80}")
         pairs.append((message.get("role"), content or ""))
-    question, rounds = messages_to_rounds(pairs)
+    return pairs
+
+
+def read_messages(messages: Any) -> tuple[str, list[tuple[str, str]], str | None]:
+    """Return the newest question of a dialogue in the chat form, the rounds before it, and its answer if it has one."""
+    question, rounds = messages_to_rounds(message_pairs(messages))
     if question is not None:
         return question, rounds, None
     *rounds, (question, answer) = rounds

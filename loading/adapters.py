@@ -27,6 +27,7 @@ PREFIX_FILE = "ptuning_prefix.safetensors"
 ORIGINAL_PREFIX_FILE = "pytorch_model.bin"
 LORA_CONFIG_FILE = "adapter_config.json"
 LORA_FILE = "adapter_model.safetensors"
+OLD_LORA_FILE = "adapter_model.bin"  # as `peft` wrote it in 2023
 LORA_KEYS = "base_model.model."  # before each parameter's name, as `peft` writes it
 LORA_NAME = "default"
 LORA_TARGETS = tuple(name for _, name in BLOCK_LINEARS)
@@ -82,6 +83,15 @@ def write_prefix(folder: Path, model: ChatGLMForConditionalGeneration) -> None:
     weights = {name: weight.detach().float().cpu().contiguous() for name, weight in encoder.state_dict().items()}
     header = base_header(model) | {"pre_seq_len": str(len(weights["embedding.weight"])), "format": "pt"}
     save_file(weights, folder / PREFIX_FILE, metadata=header)
+
+
+def write_original_prefix(folder: Path, model: ChatGLMForConditionalGeneration) -> None:
+    """Write the model's P-Tuning v2 prefix as the original did: `pytorch_model.bin` and `config.json`."""
+    folder.mkdir(parents=True)
+    weights = model.transformer.prefix_encoder.state_dict()
+    named = {PREFIX_KEYS + name: weight.detach().float().cpu() for name, weight in weights.items()}
+    torch.save(named, folder / ORIGINAL_PREFIX_FILE)
+    model.config.save_pretrained(folder)
 
 
 def read_prefix(folder: Path, config: ChatGLMConfig) -> dict[str, torch.Tensor]:
@@ -162,6 +172,7 @@ def _inject(model: ChatGLMForConditionalGeneration, config) -> None:
     peft.inject_adapter_in_model(config, model, adapter_name=LORA_NAME)
     model.peft_config = {LORA_NAME: config}
     for name, parameter in model.named_parameters():
+        parameter.requires_grad = _is_trained(name)
         if "lora_" in name:  # trained and kept in float32, whatever the base computes in
             parameter.data = parameter.data.float()
 
@@ -203,38 +214,52 @@ def add_lora(
         target_modules=list(targets),
         base_model_name_or_path=str(model.config.name_or_path),
     )
-    for parameter in model.parameters():
-        parameter.requires_grad = False
     _inject(model, config)
 
 
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the LoRA layers of a model by name; none if no adapter was added."""
-    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+    """Return the layers that a LoRA adapter has put around others, by name; none if no adapter was added.
+
+    Besides low-rank layers these are whole copies of layers (`modules_to_save`).
+    """
+    named = model.named_modules()
+    return {name: module for name, module in named if hasattr(module, "lora_A") or hasattr(module, "modules_to_save")}
+
+
+def _is_trained(name: str) -> bool:
+    return "lora_" in name or f".modules_to_save.{LORA_NAME}." in name
+
+
+def _name_in_file(name: str) -> str:
+    """Return a parameter's name as `peft` writes it, then and now."""
+    name = name.replace(".modules_to_save", "").replace(f".{LORA_NAME}", "")
+    return name.removesuffix(".weight") if name.endswith("lora_magnitude_vector.weight") else name
 
 
 def lora_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the adapter's parameters as `peft` names them in its files."""
-    return {
-        LORA_KEYS + name.replace(f".{LORA_NAME}", ""): parameter
-        for name, parameter in model.named_parameters()
-        if "lora_" in name
-    }
+    named = model.named_parameters()
+    return {LORA_KEYS + _name_in_file(name): parameter for name, parameter in named if _is_trained(name)}
 
 
 def load_lora_weights(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
     """Fill the model's LoRA layers from a folder.
 
     Raises:
-        LoadError: the file is missing, damaged, another base's, or has other shapes.
+        LoadError: the file is missing, damaged, another base's, or has other names or shapes; names the first.
     """
-    file = folder / LORA_FILE
-    check_file(file)
-    check_base(file, read_header(file), model)
-    stored, expected = load_file(file), lora_weights(model)
-    if stored.keys() != expected.keys():
-        name = sorted(stored.keys() ^ expected.keys())[0]
-        raise LoadError(f"{file} belongs to another model or other targets: {name} is in only one of the two")
+    file = folder / (LORA_FILE if (folder / LORA_FILE).exists() else OLD_LORA_FILE)
+    check_file(file if file.exists() else folder / LORA_FILE)
+    if file.name == LORA_FILE:
+        check_base(file, read_header(file), model)
+        stored = load_file(file)
+    else:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    stored, expected = {_name_in_file(name): weight for name, weight in stored.items()}, lora_weights(model)
+    if unknown := sorted(stored.keys() - expected.keys()):
+        raise LoadError(f"{file} holds {unknown[0]}, which this model has no place for by {LORA_CONFIG_FILE}")
+    if missing := sorted(expected.keys() - stored.keys()):
+        raise LoadError(f"{file} lacks {missing[0]}, which {LORA_CONFIG_FILE} says it has")
     with torch.no_grad():
         for name, parameter in expected.items():
             if stored[name].shape != parameter.shape:
@@ -245,9 +270,19 @@ def load_lora_weights(model: ChatGLMForConditionalGeneration, folder: Path) -> N
 
 
 def load_lora(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
-    """Put the LoRA adapter in a folder around the model's matrices, in place."""
-    check_file(folder / LORA_CONFIG_FILE)
-    _inject(model, _import_peft().LoraConfig.from_pretrained(folder))
+    """Put the LoRA adapter in a folder around the model's matrices, in place, ready to be trained further.
+
+    Raises:
+        LoadError: `peft_type`, or another setting, is not one that can be loaded here.
+    """
+    kind = read_json(folder / LORA_CONFIG_FILE).get("peft_type")
+    if kind != "LORA":
+        raise LoadError(f"{folder / LORA_CONFIG_FILE}: peft_type is {kind}; adapters of type LORA can be loaded")
+    config = _import_peft().LoraConfig.from_pretrained(folder)
+    config.inference_mode = False
+    if model.config.quantization_bit and config.use_dora:
+        raise LoadError(f"{folder / LORA_CONFIG_FILE}: use_dora needs a float base: leave out --quantize")
+    _inject(model, config)
     load_lora_weights(model, folder)
 
 
@@ -258,9 +293,12 @@ def merge_lora(model: ChatGLMForConditionalGeneration) -> None:
         ValueError: quantised matrices, into which nothing can be merged without loss.
     """
     for name, layer in lora_layers(model).items():
-        layer.merge()
         parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+        if hasattr(layer, "modules_to_save"):  # a trained copy, which replaces the original
+            setattr(model.get_submodule(parent), child, layer.modules_to_save[LORA_NAME])
+        else:
+            layer.merge()
+            setattr(model.get_submodule(parent), child, layer.get_base_layer())
 
 
 def save_adapter(model: ChatGLMForConditionalGeneration, folder: Path) -> None:

@@ -56,7 +56,7 @@ class DataArguments:
     validation_file: str | None = field(default=None, metadata={"help": "file to measure on with --do_eval"})
     test_file: str | None = field(default=None, metadata={"help": "file to measure on with --do_predict"})
     prompt_column: str | None = field(
-        default=None, metadata={"help": "column of the question; not needed if rows hold `messages`"}
+        default=None, metadata={"help": "column of the question; chat, ShareGPT and Alpaca rows need none"}
     )
     response_column: str | None = field(default=None, metadata={"help": "column of the answer"})
     history_column: str | None = field(
@@ -89,14 +89,13 @@ class DataArguments:
     evaluate_before: bool = field(
         default=False, metadata={"help": "measure the base, too, and write a before/after table"}
     )
-    general_data: str | None = field(
-        default=None, metadata={"help": "file of general dialogues to mix in, or `mini`: the embedded checkpoint's own"}
-    )
+    general_data: str | None = field(default=None, metadata={"help": "file of general dialogues to mix in"})
     general_share: float = field(
         default=0.2, metadata={"help": "share of general dialogues in what is trained on; above 0, below 1"}
     )
-    forgetting_cases: int = field(
-        default=0, metadata={"help": "questions to ask of each skill of the embedded checkpoint at the end; 0: no"}
+    forgetting_cases: str | None = field(
+        default=None,
+        metadata={"help": "file of questions with the base's answers: how many are kept, by the column `skill`"},
     )
 
     def __post_init__(self) -> None:

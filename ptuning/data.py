@@ -1,13 +1,15 @@
 """Examples: read from a file, checked row by row, and encoded as chat encodes them.
 
 A row is `{prompt_column: …, response_column: …, history_column: [[question, answer], …]}` or, in the chat form,
-`{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}, …]}`.
+`{"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}, …]}`; or in the forms of ShareGPT
+and Alpaca, see `examples_of_row`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -19,11 +21,13 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from chatglm import SYSTEM_REPLY, ChatGLMTokenizer, PromptTooLongError, build_prompt
+from chatglm import SYSTEM_REPLY, ChatGLMTokenizer, PromptTooLongError, build_prompt, messages_to_rounds
+from chatglm.dialogue import message_pairs
 from ptuning.arguments import DataArguments
 
 IGNORED = -100  # label of a token that is not to be predicted
 MESSAGES = "messages"
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant"}
 SUFFIXES = (".json", ".jsonl", ".csv")
 
 
@@ -88,14 +92,26 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         ) from error
     if not text.strip():
         raise DataError(f"{file} is empty: expected one example a line")
-    if file.suffix.lower() == ".csv":
-        reader = csv.DictReader(io.StringIO(text, newline=""))
+    yield from csv_rows(file, text) if file.suffix.lower() == ".csv" else json_rows(file, text)
+
+
+def csv_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, row) of a .csv file's text."""
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        if len(set(reader.fieldnames)) < len(reader.fieldnames):
+            raise DataError(f"{file}, line 1: two columns have the same name, of {', '.join(reader.fieldnames)}")
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(f"{file}, line {reader.line_num}: expected {len(reader.fieldnames)} columns")
             yield reader.line_num, row
-        return
-    decoder, array = json.JSONDecoder(), text.lstrip().startswith("[")
+    except csv.Error as error:
+        raise DataError(f"{file}, line {reader.line_num + 1}: not CSV ({error}; is a quote missing?)") from error
+
+
+def json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, row) of an array's text, or of rows one after the other."""
+    decoder, array = json.JSONDecoder(object_pairs_hook=_unique), text.lstrip().startswith("[")
     position, line, counted = (text.index("[") + 1 if array else 0), 1, 0
     while True:
         while position < len(text) and (text[position].isspace() or (array and text[position] == ",")):
@@ -110,9 +126,19 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{file}, line {error.lineno}, character {error.colno}: not JSON ({error.msg}); the row starts in line "
                 f"{line}"
             ) from error
+        except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, too deep
+            raise DataError(f"{file}, line {line}: {str(error).partition(';')[0]}") from error
         if not isinstance(row, dict):
             raise DataError(f'{file}, line {line}: expected an object {{"column": …}}, got {type(row).__name__}')
         yield line, row
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
+    return row
 
 
 def read_examples(file: str | Path, arguments: DataArguments, counts: Counts | None = None) -> list[Example]:
@@ -123,17 +149,39 @@ def read_examples(file: str | Path, arguments: DataArguments, counts: Counts | N
     """
     file, counts, examples = Path(file), counts or Counts(), []
     for line, row in read_rows(file):
-        place = f"{file}, line {line}"
-        if arguments.prompt_column is None and MESSAGES in row:
-            found = _from_messages(place, row[MESSAGES])
-        else:
-            found = [_from_columns(place, row, arguments)]
+        found = examples_of_row(f"{file}, line {line}", row, arguments)
         kept = [example for example in found if example.query.strip() and example.answer.strip()]
-        counts.empty += len(found) - len(kept)
+        counts.empty += max(len(found), 1) - len(kept)
         examples += kept
     if not examples:
         raise DataError(f"{file} holds no example with a question and an answer")
     return examples
+
+
+def examples_of_row(place: str, row: dict[str, Any], arguments: DataArguments) -> list[Example]:
+    """Return the examples of a row: of its columns if they are named, else of the form that it is recognised by.
+
+    Forms are the chat form (`messages`), ShareGPT's (`conversations`) and Alpaca's (`instruction`, `output`).
+
+    Raises:
+        DataError: begins with `place`.
+    """
+    if arguments.prompt_column in row:
+        found = [_from_columns(place, row, arguments)]
+    elif isinstance(row.get("conversations"), list):
+        found = _from_messages(f"{place}, column 'conversations'", _from_sharegpt(row))
+    elif MESSAGES in row:
+        found = _from_messages(f"{place}, column {MESSAGES!r}", row[MESSAGES])
+    elif isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+        found = [_from_alpaca(place, row)]
+    else:
+        found = [_from_columns(place, row, arguments)]
+    for text in (part for e in found for part in (e.query, e.answer, *itertools.chain(*e.history))):
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(f"{place}: {text[error.start]!r} is half a character (a lone surrogate)") from error
+    return found
 
 
 def _from_columns(place: str, row: dict[str, Any], arguments: DataArguments) -> Example:
@@ -147,56 +195,87 @@ def _from_columns(place: str, row: dict[str, Any], arguments: DataArguments) -> 
         if not isinstance(row[name], str | None):
             raise DataError(f"{place}, column {name!r}: expected text, got {type(row[name]).__name__}")
         texts.append(row[name] or "")
-    history, name = [], arguments.history_column
-    if name is not None:
-        if name not in row:
-            raise DataError(f"{place}: no column {name!r} (--history_column); there are {', '.join(map(repr, row))}")
-        history = row[name] or []
-        try:
-            history = json.loads(history) if isinstance(history, str) else history  # as .csv files have it
-            build_prompt(texts[0], history)
-        except ValueError as error:
-            raise DataError(f"{place}, column {name!r}: expected [question, answer] pairs; {error}") from error
-    rounds = tuple((question or "", answer or "") for question, answer in history)
+    name = arguments.history_column
+    if name is not None and name not in row:
+        raise DataError(f"{place}: no column {name!r} (--history_column); there are {', '.join(map(repr, row))}")
+    rounds = _rounds(f"{place}, column {name!r}", row[name]) if name is not None else ()
     return Example(arguments.source_prefix + texts[0] if texts[0] else "", texts[1], rounds)
 
 
+def _rounds(place: str, history: Any) -> tuple[tuple[str, str], ...]:
+    try:
+        history = (
+            json.loads(history) if isinstance(history, str) and history else history or []
+        )  # as .csv files have it
+        build_prompt("", history)
+    except ValueError as error:
+        raise DataError(f"{place}: expected [question, answer] pairs; {error}") from error
+    return tuple((question or "", answer or "") for question, answer in history)
+
+
+def _from_alpaca(place: str, row: dict[str, Any]) -> Example:
+    query = "\n".join(str(row[name]) for name in ("instruction", "input") if row.get(name))
+    rounds = _rounds(f"{place}, column 'history'", row.get("history"))
+    if row.get("system"):
+        rounds = ((str(row["system"]), SYSTEM_REPLY), *rounds)
+    return Example(query, row["output"], rounds)
+
+
+def _from_sharegpt(row: dict[str, Any]) -> list[Any]:
+    messages = [{"role": "system", "content": row["system"]}] if row.get("system") else []
+    for turn in row["conversations"]:
+        if isinstance(turn, dict) and "from" in turn:
+            role = SHAREGPT_ROLES.get(turn["from"], turn["from"])
+            turn = {"role": role, "content": turn.get("value"), "weight": turn.get("weight")}
+        messages.append(turn)
+    return messages
+
+
 def _from_messages(place: str, messages: Any) -> list[Example]:
-    """Make an example of every answer of a dialogue in the chat form; a system message is a round, as in api.py."""
-    place = f"{place}, column {MESSAGES!r}"
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f"{place}: expected a list of messages, got {messages!r:.60}")
-    examples, history, question = [], [], None
-    for number, message in enumerate(messages):
-        role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
-        if role not in ("system", "user", "assistant") or not isinstance(content, str):
-            expected = '{"role": "system", "user" or "assistant", "content": text}'
-            raise DataError(f"{place}, message {number}: expected {expected}, got {message!r:.60}")
-        if role == "system" and number == 0:
-            history.append((content, SYSTEM_REPLY))
-        elif role == "user" and question is None:
-            question = content
-        elif role == "assistant" and question is not None:
-            examples.append(Example(question, content, tuple(history)))
-            history.append((question, content))
-            question = None
-        else:
-            raise DataError(f"{place}, message {number}: user and assistant must take turns, got {role} here")
-    if question is not None:
-        raise DataError(f"{place}: the last message must be the assistant's, got the user's")
+    """Make an example of every answer of a dialogue in the chat form, with the rounds that the API makes of it.
+
+    Answers of weight 0 are not learnt; several in a row, which are one answer to the model, must have the same weight.
+    """
+    try:
+        pairs = message_pairs(messages)
+        weights = [message.get("weight") for message in messages]
+        weights = [1 if weight is None else weight for weight in weights]
+        if wrong := [weight for weight in weights if weight not in (0, 1)]:
+            raise ValueError(f"a message's weight must be 0 or 1, got {wrong[0]!r:.60}")
+        examples, first = [], None
+        for number, (role, _) in enumerate(pairs):
+            if role != "assistant":
+                first = None
+                continue
+            first = number if first is None else first
+            if weights[number] != weights[first]:
+                raise ValueError(f"messages {first} to {number} are one answer and must have one weight")
+            if weights[number] and (number + 1 == len(pairs) or pairs[number + 1][0] != "assistant"):
+                _, rounds = messages_to_rounds(pairs[: number + 1])
+                examples.append(Example(*rounds[-1], tuple(rounds[:-1])))
+        messages_to_rounds(pairs)  # checks the roles behind the last answer
+    except ValueError as error:
+        raise DataError(f"{place}: {error}") from error
     return examples
 
 
 def general_examples(arguments: DataArguments, count: int, seed: int) -> list[Example]:
-    """Return `count` general dialogues to mix in, from a file or from the embedded checkpoint's own corpus."""
-    if arguments.general_data == "mini":
-        from resources.chatglm_mini.corpus import draw_dialogues  # a recipe of the project, not part of its package
-
-        dialogues = draw_dialogues(seed, 0, count)
-        return [Example(dialogue.question, dialogue.answer, tuple(dialogue.history)) for dialogue in dialogues]
+    """Return `count` general dialogues to mix in, from a file, in an order that the seed decides."""
     found = read_examples(arguments.general_data, arguments)
     random.Random(seed).shuffle(found)
     return [found[number % len(found)] for number in range(count)]
+
+
+def read_cases(file: str | Path, arguments: DataArguments) -> dict[str, list[Example]]:
+    """Return questions whose answers a model should keep, by the column `skill` of their rows ("all" without one).
+
+    Of a dialogue, the last answer counts.
+    """
+    cases: dict[str, list[Example]] = {}
+    for line, row in read_rows(Path(file)):
+        found = examples_of_row(f"{file}, line {line}", row, arguments)
+        cases.setdefault(str(row.get("skill", "all")), []).extend(found[-1:])
+    return cases
 
 
 # ---- Encoding ----

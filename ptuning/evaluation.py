@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,7 +17,7 @@ from ptuning.arguments import DataArguments
 from ptuning.data import Collator, Counts, Example, encode_example, encode_prompt
 from ptuning.metrics import mean_scores
 
-PREDICTIONS_FILE = "generated_predictions.txt"
+PREDICTIONS = "generated_predictions"  # compat: the original's file of this name
 SAMPLING = {"top_p": 0.7, "temperature": 0.95}  # Source: the original's trainer.predict
 
 
@@ -68,8 +69,8 @@ def generate_answers(
     examples: Sequence[Example],
     arguments: DataArguments,
     batch_size: int,
-    on_batch: Callable[[list[dict[str, str]]], None] = lambda rows: None,
-) -> list[dict[str, str]]:
+    on_batch: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+) -> list[dict[str, Any]]:
     """Answer the questions in batches; rows of `prompt`, `labels` (cut to the limit as answers are) and `predict`.
 
     Args:
@@ -96,7 +97,8 @@ def generate_answers(
             # compat: the original compares with the label's first tokens
             label = tokenizer.decode(tokenizer.encode_text(example.answer)[:limit])
             predicted = tokenizer.decode(ids, skip_special_tokens=True)
-            new.append({"prompt": example.query, "labels": label, "predict": predicted})
+            row = {"prompt": example.query, "labels": label, "predict": predicted}
+            new.append(row | ({"history": example.history} if example.history else {}))
         rows += new
         on_batch(new)
     return rows
@@ -120,7 +122,7 @@ def evaluate_answers(
     file.parent.mkdir(parents=True, exist_ok=True)
     with share.open("w", encoding="utf-8") as stream:
 
-        def write(rows: list[dict[str, str]]) -> None:
+        def write(rows: list[dict[str, Any]]) -> None:
             stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             stream.flush()
 
@@ -133,20 +135,35 @@ def evaluate_answers(
     return mean_scores([row["predict"] for row in rows], [row["labels"] for row in rows])
 
 
-def mini_skills(
-    model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, cases: int, seed: int = 1
+def kept_answers(
+    model: ChatGLMForConditionalGeneration,
+    tokenizer: ChatGLMTokenizer,
+    cases: dict[str, list[Example]],
+    arguments: DataArguments,
+    batch_size: int,
 ) -> dict[str, float]:
-    """Return the share of right answers, 0 to 1, in each skill of the embedded checkpoint's own evaluation."""
-    from resources.chatglm_mini.corpus import all_skills, unseen_dialogues  # the recipe needs more than training does
-    from resources.chatglm_mini.evaluate import answer_all
+    """Return for each skill the share, 0 to 1, of questions that are answered word for word as in the file."""
+    rank, size = rank_and_size()
+    model.eval()
+    examples = [(skill, example) for skill, examples in cases.items() for example in examples]
+    share = [example for _, example in examples[rank::size]]
+    rows = gather_rows(generate_answers(model, tokenizer, share, arguments, batch_size))
+    right: dict[str, list[bool]] = {}
+    for (skill, _), row in zip(examples, rows, strict=True):
+        right.setdefault(skill, []).append(row["predict"].strip() == row["labels"].strip())
+    return {skill: sum(answers) / len(answers) for skill, answers in right.items()}
 
-    shares, _ = {}, model.eval()
-    for name, skill in all_skills().items():
-        dialogues = list(unseen_dialogues(skill, cases, seed))
-        answers = answer_all(model, tokenizer, dialogues)
-        right = sum(bool(dialogue.check(answer)) for dialogue, answer in zip(dialogues, answers, strict=True))
-        shares[name] = right / max(1, len(dialogues))
-    return shares
+
+def write_results(metrics: dict[str, float], output_dir: Path) -> None:
+    """Write what was measured into the files that the original's users read, by the names that they read there."""
+    everything = output_dir / "all_results.json"
+    combined = json.loads(everything.read_text(encoding="utf-8")) if everything.exists() else {}
+    for split in ("eval", "predict"):
+        part = {name: value for name, value in metrics.items() if name.startswith(f"{split}_")}
+        if part:
+            (output_dir / f"{split}_results.json").write_text(json.dumps(part, indent=4), encoding="utf-8")
+        combined |= part
+    everything.write_text(json.dumps(combined, indent=4), encoding="utf-8")
 
 
 def comparison_table(before: dict[str, float], after: dict[str, float], title: str) -> str:

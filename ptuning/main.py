@@ -198,21 +198,23 @@ def peak_memory(device: torch.device) -> int:
 def measure(model, tokenizer, files: DataArguments, training: TrainingArguments, name: str) -> dict[str, float]:
     """Measure the model on the validation and the test file as far as they are asked for; `name` is before or after."""
     metrics, batch_size = {}, training.per_device_eval_batch_size
-    if training.do_eval:
-        examples = data.read_examples(files.validation_file, files)[: files.max_eval_samples]
-        metrics |= evaluation.perplexity(model, tokenizer, examples, files, batch_size)
-    if training.do_predict:
-        examples = data.read_examples(files.test_file, files)[: files.max_predict_samples]
-        file_name = evaluation.PREDICTIONS_FILE if name == "after" else "predictions_before.txt"
-        file = Path(training.output_dir) / file_name
-        metrics |= {
-            f"predict_{metric}": value
-            for metric, value in evaluation.perplexity(model, tokenizer, examples, files, batch_size).items()
-        }
-        if training.predict_with_generate:
-            metrics |= evaluation.evaluate_answers(model, tokenizer, examples, files, batch_size, file)
+    folder, suffix = Path(training.output_dir), "" if name == "after" else "_before"
+    splits = {
+        "eval": (training.do_eval, files.validation_file, files.max_eval_samples, "validation_predictions"),
+        "predict": (training.do_predict, files.test_file, files.max_predict_samples, evaluation.PREDICTIONS),
+    }
+    for split, (wanted, file, limit, predictions) in splits.items():
+        if wanted:
+            examples = data.read_examples(file, files)[:limit]
+            found = evaluation.perplexity(model, tokenizer, examples, files, batch_size)
+            if training.predict_with_generate:
+                place = folder / f"{predictions}{suffix}.txt"
+                found |= evaluation.evaluate_answers(model, tokenizer, examples, files, batch_size, place)
+            metrics |= {f"{split}_{metric}": value for metric, value in found.items()}
+            metrics[f"{split}_samples"] = len(examples)
     if files.forgetting_cases:
-        shares = evaluation.mini_skills(model, tokenizer, files.forgetting_cases)
+        cases = data.read_cases(files.forgetting_cases, files)
+        shares = evaluation.kept_answers(model, tokenizer, cases, files, batch_size)
         metrics |= {f"skill {skill}": share for skill, share in shares.items()}
     return metrics
 
@@ -240,6 +242,7 @@ def run(model_arguments: ModelArguments, files: DataArguments, training: Trainin
     if training.should_save:
         output_dir.mkdir(parents=True, exist_ok=True)
         measured = {"before": before, "after": after}
+        evaluation.write_results(after, output_dir)
         (output_dir / "measured.json").write_text(json.dumps(measured, indent=1), encoding="utf-8")
         if before:
             table = evaluation.comparison_table(before, after, files.test_file or files.validation_file or "")

@@ -129,7 +129,7 @@ def test_fused_linear_equals_exact(device, dtype, bits, rows, columns, features)
 def test_fused_linear_of_tiny_numbers_is_finite(device, dtype, bits):
     """Magnitudes of 1e-30 to 1e-45, with zeros between them and one larger number beside them in every other row."""
     input = torch.randn(8, 608) * 10.0 ** -torch.linspace(30, 45, 8)[:, None]
-    input[:, ::3], input[1::2, 300] = 0, 1e4
+    input[:, ::3], input[1::2, 300] = 0, 1e2
     input, (weight, scale, matrix) = input.to(device, dtype), random_matrix(device, 17, 608, bits)
     output = cuda_kernels.fused_linear(input, weight, scale, bits).double()
     exact = input.double() @ matrix.T

@@ -178,23 +178,87 @@ def test_lora_trains_saves_loads_and_switches(base, tmp_path, bits):
         torch.testing.assert_close(logits(again, tokenizer), tuned, atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("settings", [{}, {"use_rslora": True}, {"key_of_a_release_to_come": None}])
-def test_lora_adapter_that_peft_wrote_is_loaded(base, tmp_path, settings):
-    """An adapter made by the installed library alone, also with settings of its own, gives the logits it gave there."""
+FROM_2023 = {"enable_lora": None, "merge_weights": False, "task_type": "CAUSAL_LM", "inference_mode": True}
+
+
+@pytest.mark.parametrize("layout", ["today", "2023"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"key_of_a_release_to_come": None},
+    ],
+    ids=lambda settings: next(iter(settings), "plain"),
+)
+def test_lora_adapter_that_peft_wrote_is_loaded(base, tmp_path, settings, layout):
+    """An adapter made by the installed library alone gives the logits it gave there; it trains on, saves and merges."""
     peft = pytest.importorskip("peft", reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
     model, tokenizer = load(base)
     known = {name: value for name, value in settings.items() if hasattr(peft.LoraConfig, name)}
     made = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query_key_value", "dense"], **known))
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or ".modules_to_save." in name:
                 parameter.normal_(std=0.1)
     expected = logits(made, tokenizer)
-    made.save_pretrained(tmp_path)
+    made.save_pretrained(tmp_path, safe_serialization=layout == "today")
     file = tmp_path / adapters.LORA_CONFIG_FILE
+    settings = settings | (FROM_2023 if layout == "2023" else {})
     file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | settings), encoding="utf-8")
+    if layout == "2023" and not (tmp_path / adapters.OLD_LORA_FILE).exists():  # as newer releases do not write it
+        torch.save(load_file(tmp_path / adapters.LORA_FILE), tmp_path / adapters.OLD_LORA_FILE)
+        (tmp_path / adapters.LORA_FILE).unlink()
     again, _ = load(base, ptuning_checkpoint=str(tmp_path))
     assert torch.equal(logits(again, tokenizer), expected)
+    trained = {name for name, parameter in again.named_parameters() if parameter.requires_grad}
+    assert trained and len(trained) == len(adapters.lora_weights(again))
+    adapters.save_adapter(again, tmp_path / "ours")
+    ours, _ = load(base, ptuning_checkpoint=str(tmp_path / "ours"))
+    assert torch.equal(logits(ours, tokenizer), expected)
+    with adapters.adapters_off(ours):
+        assert torch.equal(logits(ours, tokenizer), logits(load(base)[0], tokenizer))
+    adapters.merge_lora(ours)
+    adapters.save_whole(ours, tokenizer, tmp_path / "merged")
+    torch.testing.assert_close(logits(load(tmp_path / "merged")[0], tokenizer), expected, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda settings, weights: settings.update(peft_type="IA3"), "peft_type is IA3"),
+        (lambda settings, weights: weights.update({"base_model.model.x.bias": torch.ones(1)}), "model.x.bias"),
+        (lambda settings, weights: weights.pop(sorted(weights)[0]), "lacks base_model.model.transformer.layers.0"),
+    ],
+)
+def test_lora_that_cannot_be_loaded_names_the_key(base, tmp_path, change, message):
+    pytest.importorskip("peft", reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
+    model, _ = load(base)
+    adapters.add_lora(model, rank=2, alpha=4)
+    adapters.save_adapter(model, tmp_path)
+    config, file = tmp_path / adapters.LORA_CONFIG_FILE, tmp_path / adapters.LORA_FILE
+    settings, weights = json.loads(config.read_text(encoding="utf-8")), load_file(file)
+    change(settings, weights)
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    save_file(weights, file)
+    with pytest.raises(LoadError, match=message):
+        load(base, ptuning_checkpoint=str(tmp_path))
+
+
+def test_prefix_is_written_in_the_originals_layout(base, prefixed, tmp_path):
+    """As the original's code reads it: its keys without their beginning are the prefix encoder's."""
+    model, tokenizer = load(base, ptuning_checkpoint=str(prefixed))
+    adapters.write_original_prefix(tmp_path / "theirs", model)
+    state = torch.load(tmp_path / "theirs" / "pytorch_model.bin", weights_only=True)
+    beginning = "transformer.prefix_encoder."
+    assert all(name.startswith(beginning) for name in state)
+    encoder = copy.deepcopy(model.transformer.prefix_encoder)
+    encoder.load_state_dict({name[len(beginning) :]: weight for name, weight in state.items()})
+    assert json.loads((tmp_path / "theirs" / "config.json").read_text())["pre_seq_len"] == 4
+    again, _ = load(base, ptuning_checkpoint=str(tmp_path / "theirs"))
+    assert torch.equal(logits(again, tokenizer), logits(model, tokenizer))
 
 
 def test_lora_of_another_base_is_refused(base, tmp_path):

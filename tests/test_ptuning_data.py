@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from replay import write_small_checkpoint
 
-from chatglm import ChatGLMTokenizer
+from chatglm import ChatGLMTokenizer, messages_to_rounds
 
 pytest.importorskip("datasets", reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
 
@@ -91,8 +93,15 @@ def test_read_examples_counts_empty_rows(tmp_path):
             {**COLUMNS, "history_column": "h"},
             ["line 1", "'h'", "history[0]"],
         ),
-        ("m.json", '{"messages": [{"role": "user", "content": "x"}]}', {}, ["line 1", "'messages'", "assistant"]),
-        ("m.json", '{"messages": [{"role": "boss", "content": "x"}]}', {}, ["message 0", "role"]),
+        ("m.json", '{"messages": [{"role": "user", "content": "x"}]}', {}, ["m.json", "no example"]),
+        ("m.json", '{"messages": [{"role": "assistant", "content": "x", "weight": 2}]}', {}, ["line 1", "0 or 1"]),
+        ("a.json", '{"q": "x", "a": "y"}\n{"q": "\\ud83d", "a": "y"}', COLUMNS, ["line 2", "surrogate"]),
+        ("a.json", '{"q": "x", "a": "y", "n": ' + "1" * 5000 + "}", COLUMNS, ["line 1", "limit"]),
+        ("a.json", '{"q": "x", "a": "y", "q": "z"}', COLUMNS, ["line 1", "'q' occurs twice"]),
+        ("a.json", "[" * 100_000, COLUMNS, ["a.json", "line 1"]),
+        ("a.csv", "q,a\nx,y\n" + "x" * 200_000 + ",y\n", COLUMNS, ["line 3", "field"]),
+        ("a.csv", "q,q\nx,y\n", COLUMNS, ["line 1", "same name"]),
+        ("m.json", '{"messages": [{"role": "boss", "content": "x"}]}', {}, ["line 1", "'boss'", "role"]),
         ("a.csv", "q,a\nx,y\nx\n", COLUMNS, ["a.csv", "line 3", "2 columns"]),
     ],
 )
@@ -174,16 +183,76 @@ def test_general_examples_come_from_a_file(tmp_path):
     assert found == data.general_examples(arguments, 7, seed=0)
 
 
-def test_general_examples_of_the_embedded_checkpoint_are_not_what_it_is_measured_on():
-    from resources.chatglm_mini.corpus import all_skills, unseen_dialogues
+def chat_form(*turns: tuple[str, str], **more) -> dict:
+    return {"messages": [{"role": role, "content": content} for role, content in turns], **more}
 
-    arguments = DataArguments(**COLUMNS, general_data="mini")
-    found = data.general_examples(arguments, 300, seed=4)
-    assert len(found) == 300 and found == data.general_examples(arguments, 300, seed=4)
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        chat_form(("system", "简短"), ("user", "一"), ("assistant", "二"), ("user", "三"), ("assistant", "四")),
+        {
+            "system": "简短",
+            "conversations": [
+                {"from": "human", "value": "一"},
+                {"from": "gpt", "value": "二"},
+                {"from": "human", "value": "三"},
+                {"from": "gpt", "value": "四"},
+            ],
+        },
+        {"instruction": "三", "input": "", "output": "四", "history": [["一", "二"]], "system": "简短"},
+    ],
+    ids=["chat", "ShareGPT", "Alpaca"],
+)
+def test_read_examples_recognises_a_form_by_itself(tmp_path, row):
+    for arguments in (DataArguments(), DataArguments(**COLUMNS)):
+        found = data.read_examples(write(tmp_path, "a.json", json.dumps(row)), arguments)
+        assert found[-1] == Example("三", "四", (("简短", "好的。"), ("一", "二")))
+        assert len(found) == (1 if "output" in row else 2)
+
+
+def test_alpaca_joins_instruction_and_input(tmp_path):
+    file = write(tmp_path, "a.json", json.dumps({"instruction": "翻译", "input": "hello", "output": "你好"}))
+    assert data.read_examples(file, DataArguments()) == [Example("翻译\nhello", "你好")]
+
+
+@pytest.mark.parametrize("length", range(2, 6))
+def test_messages_are_learnt_as_the_api_reads_them(tmp_path, length):
+    """Every order of roles: an answer's example is what `messages_to_rounds` makes of the dialogue up to it."""
+    for roles in itertools.product(("system", "user", "assistant"), repeat=length):
+        turns = [(role, f"{role}{number}") for number, role in enumerate(roles)]
+        expected = []
+        for end in range(1, length + 1):
+            if roles[end - 1] == "assistant" and roles[end : end + 1] != ("assistant",):
+                _, rounds = messages_to_rounds(turns[:end])
+                expected.append(Example(*rounds[-1], tuple(rounds[:-1])))
+        assert data.examples_of_row("", chat_form(*turns), DataArguments()) == expected
+
+
+def test_an_answer_of_weight_0_is_read_but_not_learnt(tmp_path):
+    row = chat_form(("user", "一"), ("assistant", "二"), ("user", "三"), ("assistant", "四"))
+    row["messages"][1]["weight"], row["messages"][3]["weight"] = 0, 1
+    assert data.examples_of_row("", row, DataArguments()) == [Example("三", "四", (("一", "二"),))]
+
+
+def test_read_cases_sorts_them_by_skill(tmp_path):
+    rows = [{**ROW, "skill": "hello"}, chat_form(("user", "x"), ("assistant", "y"), skill="b"), ROW]
+    file = write(tmp_path, "cases.jsonl", "\n".join(map(json.dumps, rows)))
+    expected = {"hello": [Example("你好", "好")], "b": [Example("x", "y")], "all": [Example("你好", "好")]}
+    assert data.read_cases(file, DataArguments(**COLUMNS)) == expected
+
+
+def test_the_recipe_writes_its_dialogues_as_files(tmp_path, monkeypatch):
+    """General dialogues, none of which is asked when measuring."""
+    from resources.chatglm_mini import corpus
+
+    monkeypatch.setattr(sys, "argv", ["corpus", str(tmp_path / "general.jsonl"), "--count", "300", "--seed", "4"])
+    corpus.main()
+    found = data.read_examples(tmp_path / "general.jsonl", DataArguments())
     measured = {
         (tuple(dialogue.history), dialogue.question)
-        for skill in all_skills().values()
-        for dialogue in unseen_dialogues(skill, 10, 1)
+        for skill in corpus.all_skills().values()
+        for dialogue in corpus.unseen_dialogues(skill, 10, 1)
     }
     assert not measured & {(example.history, example.query) for example in found}
     assert len({example.query for example in found}) > 200

@@ -262,18 +262,21 @@ def test_bfloat16_gives_nearly_the_same_losses_and_tensorboard_gets_them(base, r
     assert [event.value for event in logged] == pytest.approx(losses(tmp_path / "out"))
 
 
-def test_forgetting_is_reported(tmp_path, rows, monkeypatch):
+def test_forgetting_is_reported(tmp_path, rows):
     """The embedded checkpoint before, and after a step that is far too large for it."""
-    from resources.chatglm_mini import corpus
+    from resources.chatglm_mini.corpus import as_row
+    from resources.chatglm_mini.evaluate import evaluate
 
-    skills = {name: skill for name, skill in corpus.all_skills().items() if name in ("greetings", "identity")}
-    monkeypatch.setattr(corpus, "all_skills", lambda: skills)
+    results = evaluate(Path(main.ROOT) / "chatglm", cases=3, names=["greetings", "identity"])
+    cases = tmp_path / "cases.jsonl"
+    lines = [as_row(dialogue, skill=result.skill.name) for result in results for dialogue in result.answered]
+    cases.write_text("".join(lines), encoding="utf-8")
     flags = (*FLAGS, "--train_file", rows, "--lora_rank", 2, "--output_dir", tmp_path / "out", "--max_steps", 1)
-    mixed = ("--general_data", "mini", "--general_share", 0.5)
-    run_here(*flags, *mixed, "--learning_rate", 10, "--forgetting_cases", 3, "--evaluate_before")
+    mixed = ("--general_data", cases, "--general_share", 0.5)
+    run_here(*flags, *mixed, "--learning_rate", 10, "--forgetting_cases", cases, "--evaluate_before")
     measured = json.loads((tmp_path / "out" / "measured.json").read_text(encoding="utf-8"))
-    for name in skills:
-        assert measured["before"][f"skill {name}"] >= 0.6 and measured["after"][f"skill {name}"] <= 0.2
+    for name in ("greetings", "identity"):
+        assert measured["before"][f"skill {name}"] == 1 and measured["after"][f"skill {name}"] <= 0.2
         assert f"skill {name}" in (tmp_path / "out" / "before_after.md").read_text(encoding="utf-8")
 
 
@@ -289,7 +292,12 @@ def test_prediction_survives_metrics_that_fail(base, rows, whole, tmp_path, monk
 
     run_here(*flags, tmp_path / "batch", "--per_device_eval_batch_size", 3, "--evaluate_before")
     table = (tmp_path / "batch" / "before_after.md").read_text(encoding="utf-8")
-    assert all(name in table for name in ("bleu-4", "rouge-l", "predict_perplexity"))
+    assert all(name in table for name in ("predict_bleu-4", "predict_rouge-l", "predict_perplexity"))
+    results, combined = (
+        json.loads((tmp_path / "batch" / f"{name}_results.json").read_text(encoding="utf-8"))
+        for name in ("predict", "all")
+    )
+    assert results["predict_samples"] == 8 and results.items() <= combined.items()
 
     def fail(*arguments):
         raise ZeroDivisionError
@@ -299,7 +307,12 @@ def test_prediction_survives_metrics_that_fail(base, rows, whole, tmp_path, monk
         run_here(*flags, tmp_path / "single", "--per_device_eval_batch_size", 1)
     assert predictions(tmp_path / "single") == predictions(tmp_path / "batch")
     first = predictions(tmp_path / "batch")[0]
-    assert first["prompt"] == "你好" and first["labels"] == "好的好的" and len(predictions(tmp_path / "batch")) == 8
+    assert (
+        first["prompt"] == "你好"
+        and first["labels"] == "好的好的"
+        and "history" not in first
+        and len(predictions(tmp_path / "batch")) == 8
+    )
 
 
 @pytest.mark.parametrize(

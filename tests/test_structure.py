@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "engine": {"chatglm", "loading"},
     "server": {"chatglm", "loading", "engine"},
     "pages": {"chatglm", "loading", "engine"},
-    "ptuning": {"chatglm", "loading", "resources"},  # resources: dialogues and cases of the mini recipe, when asked for
+    "ptuning": {"chatglm", "loading"},
 }
 SCRIPTS = ["api.py", "cli_demo.py", "quantize.py", "serve_ray.py", "utils.py", "web_demo.py", "web_demo2.py"]
 LONGEST_SCRIPT, LONGEST_MODEL_FILE, LONGEST_FILE, LONGEST_FUNCTION = 130, 900, 600, 60

@@ -1,12 +1,18 @@
-"""Mix the skills into one corpus: the dialogues of a step depend on the seed and the step alone."""
+"""Mix the skills into one corpus: the dialogues of a step depend on the seed and the step alone.
+
+python -m resources.chatglm_mini.corpus general.jsonl --count 2000    # dialogues, in the chat form, for fine-tuning
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import json
 import pkgutil
 import random
 from collections.abc import Iterator
 from functools import lru_cache
+from pathlib import Path
 
 from . import skills as skills_package
 from .dialogue import TRAIN, Dialogue, Skill
@@ -20,6 +26,7 @@ LAST_WEIGHTS = {"adgen": 3.0, "email": 1.5, "extraction": 1.5, "limits": 1.7}
 CONTINUED = 0.15
 FEW_TURNS, MANY_TURNS, MANY = (1, 1, 1, 2, 3), (4, 16), 0.15
 LONGEST_OTHER_TURN = 70
+ROLES = ("user", "assistant")
 
 
 @lru_cache(maxsize=1)
@@ -73,3 +80,24 @@ def unseen_dialogues(skill: Skill, count: int, seed: int) -> Iterator[Dialogue]:
             yield dialogue if len(seen) % 4 else after_other_turns(rng, dialogue, "test")
         if len(seen) == count:
             return
+
+
+def as_row(dialogue: Dialogue, **more: str) -> str:
+    """Return a dialogue as a line of a file in the chat form."""
+    roles = [{"role": role, "content": text} for turn in dialogue.turns for role, text in zip(ROLES, turn, strict=True)]
+    return json.dumps({"messages": roles, **more}, ensure_ascii=False) + "\n"
+
+
+def main() -> None:
+    """Write dialogues into a file."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("file", type=Path, help="to write; .jsonl")
+    parser.add_argument("--count", type=int, default=1000, help="of dialogues")
+    parser.add_argument("--seed", type=int, default=0, help="of the corpus")
+    arguments = parser.parse_args()
+    rows = map(as_row, draw_dialogues(arguments.seed, 0, arguments.count))
+    arguments.file.write_text("".join(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
     python -m resources.chatglm_mini.evaluate                    # the table
     python -m resources.chatglm_mini.evaluate --failures 5       # and five wrong answers of each skill
+    python -m resources.chatglm_mini.evaluate --cases 10 --write_right cases.jsonl    # its right answers, as a file
 
 Answers are greedy. Cases are drawn by the seed from the skills' test splits, none twice.
 """
@@ -17,7 +18,7 @@ import torch
 from chatglm.modeling_chatglm import ChatGLMForConditionalGeneration
 from chatglm.tokenization_chatglm import ChatGLMTokenizer
 
-from .corpus import all_skills, unseen_dialogues
+from .corpus import all_skills, as_row, unseen_dialogues
 from .dialogue import Dialogue, Skill
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,7 @@ class Result:
     cases: int = 0
     right: int = 0
     failures: list[tuple[Dialogue, str]] = field(default_factory=list)
+    answered: list[Dialogue] = field(default_factory=list)  # with the right answers in the model's words
 
     @property
     def share(self) -> float:
@@ -86,6 +88,8 @@ def evaluate(
         for dialogue, answer in zip(dialogues, answer_all(model, tokenizer, dialogues), strict=True):
             if dialogue.check(answer):
                 result.right += 1
+                turns = (*dialogue.turns[:-1], (dialogue.question, answer))
+                result.answered.append(Dialogue(turns, dialogue.check))
             else:
                 result.failures.append((dialogue, answer))
         results.append(result)
@@ -112,9 +116,13 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--skills", nargs="*", help="names of the skills to score, all if not given")
     parser.add_argument("--failures", type=int, default=0, help="wrong answers to show per skill")
+    parser.add_argument("--write_right", type=Path, help="file for right answers, one dialogue a line, with its skill")
     arguments = parser.parse_args()
     results = evaluate(arguments.model, arguments.cases, arguments.seed, arguments.device, arguments.skills)
     print(table(results))
+    if arguments.write_right:
+        rows = [as_row(dialogue, skill=result.skill.name) for result in results for dialogue in result.answered]
+        arguments.write_right.write_text("".join(rows), encoding="utf-8")
     for result in results:
         for dialogue, answer in result.failures[: arguments.failures]:
             print(

@@ -22,9 +22,9 @@ WAYS = {
     "P-Tuning v2": "--pre_seq_len 64 --learning_rate 0.3",  # 2e-2, the original's for 6B, does next to nothing here
     "LoRA": "--lora_rank 8 --learning_rate 4e-3",
     "all parameters": "--learning_rate 2e-3",
-    "all parameters, half general": "--learning_rate 2e-3 --general_data mini --general_share 0.5",
+    "all parameters, half general": "--learning_rate 2e-3 --general_data {general} --general_share 0.5",
 }
-METRICS = ("bleu-4", "rouge-1", "rouge-2", "rouge-l")
+METRICS = ("predict_bleu-4", "predict_rouge-1", "predict_rouge-2", "predict_rouge-l")
 # Source: the original's ptuning/README.md, ADGEN, measured on the 6B model.
 PUBLISHED = {
     "P-Tuning v2, 6B, published": (8.10, 31.12, 7.11, 24.97),
@@ -38,11 +38,24 @@ def command(way: str, arguments: argparse.Namespace, output: Path) -> list[str]:
         f"--response_column summary --max_source_length 64 --max_target_length 96 --max_steps {arguments.steps} "
         f"--per_device_train_batch_size 8 --per_device_eval_batch_size 30 --logging_steps 10 "
         f"--save_steps {arguments.steps} "
-        f"--max_predict_samples {arguments.rows} --forgetting_cases {arguments.cases} --report_to none --device cpu "
+        f"--max_predict_samples {arguments.rows} --report_to none --device cpu "
     )
     files = ["--train_file", str(arguments.data / "train.json"), "--test_file", str(arguments.data / "dev.json")]
     places = ["--model", arguments.model, "--output_dir", str(output)]
-    return ["ptuning/main.py", *places, *files, *(flags + WAYS[way]).split()]
+    general, cases = arguments.output / "general.jsonl", arguments.output / "cases.jsonl"
+    kept = ["--forgetting_cases", str(cases)] if arguments.cases else []
+    return ["ptuning/main.py", *places, *files, *kept, *(flags + WAYS[way].format(general=general)).split()]
+
+
+def write_files(arguments: argparse.Namespace) -> None:
+    """Let the embedded checkpoint's recipe write dialogues to mix in, and questions with the answers to keep."""
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for command in (
+        ["corpus", str(arguments.output / "general.jsonl"), "--count", "800"],
+        ["evaluate", "--cases", str(arguments.cases), "--write_right", str(arguments.output / "cases.jsonl")],
+    ):
+        words = [sys.executable, "-m", f"resources.chatglm_mini.{command[0]}", *command[1:]]
+        subprocess.run(words, cwd=ROOT, check=True)
 
 
 def table_row(way: str, output: Path) -> str:
@@ -69,6 +82,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=6, help="per skill, to see what is forgotten (default 6; 0: none)")
     arguments = parser.parse_args()
     rows = []
+    write_files(arguments)
     for way in WAYS:
         output = arguments.output / way.replace(",", "").replace(" ", "-")
         words = command(way, arguments, output)
