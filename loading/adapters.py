@@ -217,6 +217,11 @@ def add_lora(
     _inject(model, config)
 
 
+def is_lora(folder: Path) -> bool:
+    """Return whether a folder holds a LoRA adapter."""
+    return (folder / LORA_CONFIG_FILE).exists()
+
+
 def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the layers that a LoRA adapter has put around others, by name; none if no adapter was added.
 

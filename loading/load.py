@@ -53,7 +53,7 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
         tokenizer = ChatGLMTokenizer.from_pretrained(folder)
         check_vocabulary(folder, tokenizer, config)
         prefix, adapter = None, find_adapter(arguments.ptuning_checkpoint, folder)
-        has_lora = adapter is not None and (adapter / adapters.LORA_CONFIG_FILE).exists()
+        has_lora = adapter is not None and adapters.is_lora(adapter)
         if adapter is not None and not has_lora:
             prefix = adapters.read_prefix(adapter, config)
             config.pre_seq_len = len(prefix["embedding.weight"])

@@ -8,7 +8,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
 from chatglm.sampling import Sampling
 from loading import arguments
-from loading.adapters import LORA_CONFIG_FILE, LORA_TARGETS
+from loading.adapters import LORA_TARGETS, is_lora
 from ptuning import original_flags
 
 # Peak learning rates where none is given: prefix and LoRA as the original's scripts and peft's users have them.
@@ -169,6 +169,6 @@ def with_learning_rate(words: list[str]) -> list[str]:
     if given.learning_rate is not None:
         return words
     adapter = given.ptuning_checkpoint
-    has_lora = given.lora_rank or (adapter and (Path(adapter).expanduser() / LORA_CONFIG_FILE).exists())
+    has_lora = given.lora_rank or (adapter and is_lora(Path(adapter).expanduser()))
     method = "lora" if has_lora else "prefix" if given.pre_seq_len or adapter else "all"
     return [*words, "--learning_rate", str(LEARNING_RATES[method])]
