@@ -20,7 +20,9 @@ from tests.conftest import ROOT
 DATA = ROOT.parent / "shared" / "data" / "AdvertiseGen"
 WAYS = {
     "P-Tuning v2": "--pre_seq_len 64 --learning_rate 0.3",  # 2e-2, the original's for 6B, does next to nothing here
+    "P-Tuning v2, INT4": "--pre_seq_len 64 --learning_rate 0.3 --quantization_bit 4",
     "LoRA": "--lora_rank 8 --learning_rate 4e-3",
+    "LoRA, INT4": "--lora_rank 8 --learning_rate 4e-3 --quantization_bit 4",
     "all parameters": "--learning_rate 2e-3",
     "all parameters, half general": "--learning_rate 2e-3 --general_data {general} --general_share 0.5",
 }
