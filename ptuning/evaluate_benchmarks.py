@@ -1,8 +1,8 @@
 """Measure a checkpoint on benchmarks by lm-eval: C-Eval, CMMLU, MMLU, GSM8K and its other tasks, and MMCU.
 
-    python -m ptuning.evaluate_benchmarks --model THUDM/chatglm-6b --tasks ceval-valid,cmmlu --num_fewshot 5
-    python -m ptuning.evaluate_benchmarks --quantize 4 --mmcu MMCU0316 --output result.json
-    python -m ptuning.evaluate_benchmarks --tasks mine --task_folder my_tasks      # task files of your own
+    python ptuning/evaluate_benchmarks.py --model THUDM/chatglm-6b --tasks ceval-valid,cmmlu --num_fewshot 5
+    python ptuning/evaluate_benchmarks.py --quantize 4 --mmcu MMCU0316 --output result.json
+    python ptuning/evaluate_benchmarks.py --tasks mine --task_folder my_tasks      # task files of your own
 
 Needs `pip install lm-eval`. Its tasks download their data sets; MMCU's are asked for by mail, and read from a folder.
 """
@@ -15,15 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from loading.arguments import ModelArguments, parse_arguments, run_main
-from loading.checkpoint import LoadError
-from loading.command_line import Text, flag
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a script: its own folder, whose names are short, gives way to the project's
+    sys.path[0] = str(ROOT)
+
+from loading.arguments import ModelArguments, parse_arguments, run_main  # noqa: E402
+from loading.checkpoint import LoadError  # noqa: E402
+from loading.command_line import Text, flag  # noqa: E402
 
 CHINESE = """用 lm-eval 评测模型：C-Eval、CMMLU、MMLU、GSM8K 及其余任务，以及 MMCU。
 
-    python -m ptuning.evaluate_benchmarks --model THUDM/chatglm-6b --tasks ceval-valid,cmmlu --num-fewshot 5
-    python -m ptuning.evaluate_benchmarks --quantize 4 --mmcu MMCU0316 --output result.json
-    python -m ptuning.evaluate_benchmarks --tasks mine --task-folder my_tasks      # 自己的任务文件
+    python ptuning/evaluate_benchmarks.py --model THUDM/chatglm-6b --tasks ceval-valid,cmmlu --num-fewshot 5
+    python ptuning/evaluate_benchmarks.py --quantize 4 --mmcu MMCU0316 --output result.json
+    python ptuning/evaluate_benchmarks.py --tasks mine --task-folder my_tasks      # 自己的任务文件
 
 需要 pip install lm-eval。其任务会下载数据集；MMCU 的数据须写信索取，从文件夹读取。
 """

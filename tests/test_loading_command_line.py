@@ -17,7 +17,7 @@ from loading.checkpoint import LoadError
 from loading.command_line import Text, break_lines, choose_language, flag, text_width
 
 SCRIPTS = ("cli_demo.py", "web_demo.py", "web_demo2.py", "api.py", "serve_ray.py", "quantize.py")
-SCRIPTS += ("ptuning/web_demo.py", "ptuning/export.py")
+SCRIPTS += ("ptuning/web_demo.py", "ptuning/export.py", "ptuning/evaluate_benchmarks.py")
 # Importing any of these takes most of a second, or several.
 HEAVY = ("torch", "transformers", "gradio", "streamlit", "fastapi", "ray", "accelerate", "huggingface_hub")
 
@@ -67,6 +67,7 @@ def test_help_is_printed_without_pytorch(script, language):
         ("quantize.py", ["a", "b", "--bits", "3"], "--bits must be 4 or 8, got 3"),
         ("quantize.py", ["/no/such/folder", "b"], "/no/such/folder: no such folder"),
         ("ptuning/export.py", [], "--export-dir must name a new folder"),
+        ("ptuning/evaluate_benchmarks.py", [], "--tasks ceval-valid or --mmcu FOLDER"),
     ],
 )
 def test_mistakes_are_answered_without_pytorch(script, words, message):

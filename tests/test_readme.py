@@ -23,7 +23,7 @@ from loading.command_line import build_parser
 from loading.load import load_model_and_tokenizer
 from pages.arguments import PageArguments, StreamlitArguments, TerminalArguments
 from ptuning import arguments as training
-from ptuning import export
+from ptuning import evaluate_benchmarks, export, original_flags
 from server import app as api
 from server.arguments import ServerArguments
 
@@ -47,6 +47,7 @@ ARGUMENTS = {
     "quantize.py": (quantize.QuantizeArguments,),
     "ptuning/web_demo.py": PAGE,
     "ptuning/export.py": (ModelArguments, export.ExportArguments),
+    "ptuning/evaluate_benchmarks.py": (ModelArguments, evaluate_benchmarks.BenchmarkArguments),
 }
 OTHERS = {"echo", ".", "curl", "brew", "apt", "docker", "pip"}  # what else is on a command line
 IMAGE = "chatglm-6b"  # what docs/deployment.md calls the image of the Dockerfile
@@ -102,7 +103,7 @@ def check_script(script: str, words: list[str]) -> None:
         words = [
             re.sub(r"^--[^=]+", lambda flag: flag[0].replace("-", "_").replace("__", "--", 1), word) for word in words
         ]
-        training_parser().parse_args(training.translate(words))
+        training_parser().parse_args(original_flags.translate(words))
     elif script in ARGUMENTS:
         build_parser("", ARGUMENTS[script], "en").parse_args([dashed(word) for word in words])
     else:
