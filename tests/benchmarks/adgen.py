@@ -52,10 +52,11 @@ def command(way: str, arguments: argparse.Namespace, output: Path) -> list[str]:
 def write_files(arguments: argparse.Namespace) -> None:
     """Let the embedded checkpoint's recipe write dialogues to mix in, and questions with the answers to keep."""
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for command in (
+    commands = [
         ["corpus", str(arguments.output / "general.jsonl"), "--count", "800"],
         ["evaluate", "--cases", str(arguments.cases), "--write_right", str(arguments.output / "cases.jsonl")],
-    ):
+    ]
+    for command in commands if arguments.cases else commands[:1]:
         words = [sys.executable, "-m", f"resources.chatglm_mini.{command[0]}", *command[1:]]
         subprocess.run(words, cwd=ROOT, check=True)
 
