@@ -482,7 +482,7 @@ class OutputLinear(_Stored, nn.Linear):
             return self._linear(input)
         packed, weight_scale = self._int8_copy()
         logits = cpu_kernels.linear(input, packed, weight_scale, 8)
-        self._refine(input.view(-1, self.in_features), logits.view(-1, self.out_features), weight_scale)
+        self._refine(input.reshape(-1, self.in_features), logits.view(-1, self.out_features), weight_scale)
         return logits
 
     def _linear(self, input: torch.Tensor) -> torch.Tensor:

@@ -254,6 +254,13 @@ def test_output_linear_takes_the_exact_largest_logit():
 
 
 @torch.no_grad()
+def test_output_linear_takes_a_part_of_the_hidden_states():
+    """As `logits_to_keep` cuts it out of a batch, where it is not contiguous."""
+    output, hidden = OutputLinear.from_linear(nn.Linear(64, 100, bias=False)), torch.randn(3, 9, 64)
+    assert torch.equal(output(hidden[:, -4:]), output(hidden[:, -4:].contiguous()))
+
+
+@torch.no_grad()
 def test_output_linear_follows_changes_of_its_weight():
     torch.manual_seed(0)
     output, input = OutputLinear.from_linear(nn.Linear(64, 100, bias=False)), torch.randn(1, 64)
