@@ -18,11 +18,13 @@ from ptuning.benchmark_model import PrefixLanguageModel, cut  # noqa: E402
 from ptuning.evaluate_benchmarks import BenchmarkArguments, measure, mmcu_tasks  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+@pytest.fixture(scope="module", params=[None, 4], ids=["float", "INT4"])
+def measured(request, tmp_path_factory):
     """Return a small model with random weights for lm-eval, in batches of 3."""
     folder = tmp_path_factory.mktemp("small")
     model = write_small_checkpoint(folder).float().eval()
+    if request.param:
+        model.quantize(request.param)
     return PrefixLanguageModel(model, ChatGLMTokenizer.from_pretrained(folder), batch_size=3)
 
 
