@@ -5,10 +5,10 @@
     python -m tests.benchmarks.gpu_check --device cpu --num-layers 1  # dry run: small widths, nothing is judged
 
 Weights are random and made on the device; nothing is downloaded. Writes `gpu_check.json` and `gpu_check.md` into
-`--output`, anew after each part, so that what was measured is kept whatever comes later. A part that fails is a row that
-says why, and the others go on; a part for which no time is left is skipped, and says so. The bound of decoding is the
-bytes that a step has to read over the bandwidth of a large copy in the same run, counting bytes read and written.
-Ends with status 1 if a goal was missed or a part failed.
+`--output`, anew after each part, so that what was measured is kept whatever comes later. A part that fails says why,
+and the others go on; a part for which no time is left is skipped, and says so. The bound of decoding is the bytes that
+a step has to read over the bandwidth of a large copy in the same run, counting bytes read and written. Ends with status 1
+if a goal was missed or a part failed.
 """
 
 from __future__ import annotations
@@ -376,7 +376,11 @@ def _products(check: Check, features: int, columns: int, copies: int) -> dict[st
     for bits in (4, 8):
         shape = (features, columns * bits // 8)
         packed = [torch.randint(-128, 128, shape, dtype=torch.int8, device=device) for _ in range(copies)]
-        products[f"INT{bits}"] = half, bits, lambda x, packed=packed, bits=bits: [fused(x, w, scale, bits) for w in packed]
+        products[f"INT{bits}"] = (
+            half,
+            bits,
+            lambda x, packed=packed, bits=bits: [fused(x, w, scale, bits) for w in packed],
+        )
         products[f"unpack INT{bits}"] = (
             half,
             bits,
@@ -529,7 +533,9 @@ def suite(check: Check) -> list[dict]:
 def test_counts(output: str) -> dict[str, int]:
     """Return how many tests passed, failed and so on, from the last line that pytest printed."""
     lines = [line for line in output.splitlines() if re.search(r"\d+ \w+.* in [\d.]+s", line)]
-    return {name: int(count) for count, name in re.findall(r"(\d+) ([a-z]+)", lines[-1].split(" in ")[0])} if lines else {}
+    return (
+        {name: int(count) for count, name in re.findall(r"(\d+) ([a-z]+)", lines[-1].split(" in ")[0])} if lines else {}
+    )
 
 
 test_counts.__test__ = False  # its name is not a test's
