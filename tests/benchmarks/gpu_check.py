@@ -7,8 +7,8 @@
 Weights are random and made on the device; nothing is downloaded. Writes `gpu_check.json` and `gpu_check.md` into
 `--output`, anew after each part, so that what was measured is kept whatever comes later. A part that fails says why,
 and the others go on; a part for which no time is left is skipped, and says so. The bound of decoding is the bytes that
-a step has to read over the bandwidth of a large copy in the same run, counting bytes read and written. Ends with status 1
-if a goal was missed or a part failed.
+a step has to read over the bandwidth of a large copy in the same run, counting bytes read and written. Ends with status
+1 if a goal was missed or a part failed.
 """
 
 from __future__ import annotations
