@@ -102,7 +102,7 @@ def test_engine_waits_once_a_token(on_device, mini_tokenizer, monkeypatch, sampl
         engine.submit(Request(mini_tokenizer.encode_prompt("你好" * (number + 1)), 20, seed=number, **sampling))
     while engine.waiting or engine.reading:
         engine._read()
-    for step in range(4):
+    for step in range(3):
         device.waits.clear()
         engine._decode()
         if step:  # what is uploaded once an answer has been

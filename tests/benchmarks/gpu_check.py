@@ -191,8 +191,8 @@ class Check:
             torch.cuda.reset_peak_memory_stats()
 
     def peak_gigabytes(self) -> float:
-        """Return the most that PyTorch has held of the device since `release`, in 10^9 bytes; not known on a CPU."""
-        return torch.cuda.max_memory_reserved() / 1e9 if self.on_gpu else float("nan")
+        """Return the most that PyTorch has held of the device since `release`, in 10^9 bytes; 0 on a CPU."""
+        return torch.cuda.max_memory_reserved() / 1e9 if self.on_gpu else 0.0
 
 
 class OneCharacterTokenizer(ChatGLMTokenizer):
@@ -432,9 +432,9 @@ def memory(check: Check) -> list[dict]:
     for bits in check.arguments.bits:
         check.release()
         model = check.model(bits)
-        three_rounds(model, answer=192 if check.on_gpu else 4)
+        three_rounds(model, *((64, 192) if check.on_gpu else (8, 4)))
         rounds = check.peak_gigabytes()
-        limit = model.config.max_sequence_length
+        limit = model.config.max_sequence_length if check.on_gpu else 32
         prompt = random_prompt(model.config, limit - (64 if check.on_gpu else 4), model.device)
         model.generate(prompt, max_length=limit, min_length=limit, do_sample=True)
         rows.append(
