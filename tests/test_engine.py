@@ -302,14 +302,13 @@ def test_prompt_reading_looks_at_the_devices_clock(checkpoint, monkeypatch):
 
     made: list[Event] = []
     monkeypatch.setattr(prompts, "record_event", Event)
-    monkeypatch.setattr(prompts, "LAYERS_AHEAD", 1)
+    monkeypatch.setattr(prompts, "LAYERS_AHEAD", 0)
     monkeypatch.setattr(prompts.time, "monotonic", lambda: now[0])
-    layers = len(model.transformer.layers)
     with torch.inference_mode():
         reading = Prefill(model, tokenizer.encode_prompt("你好"))
         assert not reading.advance(0.5)
-    assert done == [0]  # it stopped after the block that took the time,
-    assert len(made) == 2 <= layers  # with one more asked for
+    assert done == [0]  # it stopped after the block that took the time
+    assert len(made) == 1 < len(model.transformer.layers)
 
 
 def test_running_answers_go_on_while_a_long_prompt_is_read(checkpoint, engines, monkeypatch):
