@@ -15,19 +15,51 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from .positions import PromptLayout
 
-CACHE_STEP = 256  # tokens by which the cache grows
+CACHE_STEP = 256  # tokens by which the cache grows in main memory, and of which it is a multiple on a GPU
 
 # compat: transformers 5.24 renamed the cache; this is what the library calls it in `generate` and in its outputs
 CACHE_NAME = "cache" if "cache" in {field.name for field in fields(CausalLMOutputWithPast)} else "past_key_values"
 OTHER_CACHE_NAME = {"cache": "past_key_values", "past_key_values": "cache"}[CACHE_NAME]
 
 
+def whole_steps(length: int) -> int:
+    """Return the columns of a buffer for at least `length` tokens."""
+    return -(-length // CACHE_STEP) * CACHE_STEP
+
+
+def expected_length(prompt_length: int, generation_config, arguments: dict) -> int | None:
+    """Return how many tokens `generate` comes to at most; its arguments win over its configuration."""
+    for name, before in (("max_new_tokens", prompt_length), ("max_length", 0)):
+        limit = arguments.get(name)
+        limit = getattr(generation_config, name, None) if limit is None else limit
+        if limit is not None:
+            return before + limit
+    return None
+
+
+def grown_capacity(length: int, held: int, device: torch.device, rows: int, expected_length: int | None = None) -> int:
+    """Return the columns of a buffer that holds `held` columns and has to hold `length` tokens.
+
+    On a GPU, PyTorch keeps each outgrown buffer for requests of its size, and the next ones are larger: growing by
+    steps would hold four times the memory at 900 tokens. So one row has room at once for all that is expected, and
+    several rows, whose answers may all be short, double theirs. In main memory what is released is free at once.
+    """
+    steps = whole_steps(length)
+    if device.type != "cuda":
+        return steps
+    if rows == 1 and expected_length is not None:
+        return max(steps, whole_steps(expected_length))
+    doubled = 2 * held if expected_length is None else min(2 * held, whole_steps(expected_length))
+    return max(steps, doubled)
+
+
 class ChatGLMCache(Cache):
-    """Keys and values of all layers in buffers that grow by steps of 256 tokens, so that a token costs no copy.
+    """Keys and values of all layers in buffers with some room, so that a token costs no copy; see `grown_capacity`.
 
     Attributes:
         keys, values: a buffer [b, h, capacity, d] for each layer.
         dtype: of buffers yet to be made, None for that of the keys.
+        expected_length: tokens that there will be at most, prefix not counted; None if that is not known.
         prefix_length: number of P-Tuning prefix tokens at the front of the buffers.
         layout: of the prompt whose keys are held.
     """
@@ -46,6 +78,7 @@ class ChatGLMCache(Cache):
         self.values: list[Tensor] = []
         self.lengths: list[int] = []
         self.dtype: torch.dtype | None = None
+        self.expected_length: int | None = None
         self.prefix_length = 0
         self.layout: PromptLayout | None = None
 
@@ -86,8 +119,11 @@ class ChatGLMCache(Cache):
         return self.keys[layer_idx], self.values[layer_idx], [position] * len(self.keys[layer_idx])
 
     def _grow(self, layer_idx: int, length: int) -> None:
-        if length > self.keys[layer_idx].shape[2]:
-            capacity, start = -(-length // CACHE_STEP) * CACHE_STEP, self.lengths[layer_idx]
+        rows, _, held, _ = self.keys[layer_idx].shape
+        if length > held:
+            expected = self.expected_length and self.expected_length + self.prefix_length
+            capacity = grown_capacity(length, held, self.keys[layer_idx].device, rows, expected)
+            start = self.lengths[layer_idx]
             for buffers in (self.keys, self.values):
                 b, h, _, d = buffers[layer_idx].shape
                 grown = buffers[layer_idx].new_empty(b, h, capacity, d)

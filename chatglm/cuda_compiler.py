@@ -70,13 +70,16 @@ def load_nvrtc() -> ctypes.CDLL:
     raise CudaKernelError(f"NVRTC, the CUDA run-time compiler, was not found: pip install {package}")
 
 
-def compile_kernels(source: str, capability: tuple[int, int], nvrtc: ctypes.CDLL | None = None) -> bytes:
+def compile_kernels(
+    source: str, capability: tuple[int, int], nvrtc: ctypes.CDLL | None = None, report: list[str] | None = None
+) -> bytes:
     """Compile CUDA source for a GPU.
 
     Args:
         source: CUDA C++ without includes.
         capability: compute capability, major and minor.
         nvrtc: the compiler's library; looked for if not given.
+        report: takes the assembler's report of each kernel's registers, if given.
 
     Returns:
         Machine code, or, for a GPU that is newer than the compiler, PTX of the newest kind it knows.
@@ -117,12 +120,18 @@ def compile_kernels(source: str, capability: tuple[int, int], nvrtc: ctypes.CDLL
     program = ctypes.c_void_p()
     call("nvrtcCreateProgram", ctypes.byref(program), source.encode(), b"quantization_kernels.cu", 0, None, None)
     try:
-        options = (ctypes.c_char_p * 2)(target, b"--std=c++17")
+        flags = [target, b"--std=c++17"] + ([] if report is None else [b"--ptxas-options=-v"])
+        options = (ctypes.c_char_p * len(flags))(*flags)
+
+        def log() -> str:
+            return text("nvrtcGetProgramLogSize", "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")
+
         try:
             call("nvrtcCompileProgram", program, len(options), options)
         except CudaKernelError as error:
-            log = text("nvrtcGetProgramLogSize", "nvrtcGetProgramLog").rstrip(b"\0").decode(errors="replace")
-            raise CudaKernelError(f"{error}\n{log}") from None
+            raise CudaKernelError(f"{error}\n{log()}") from None
+        if report is not None:
+            report.append(log())
         if machine_code:
             return text("nvrtcGetCUBINSize", "nvrtcGetCUBIN")
         return text("nvrtcGetPTXSize", "nvrtcGetPTX")

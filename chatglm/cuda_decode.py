@@ -2,7 +2,7 @@
 
 Launched from Python one by one, the hundreds of small steps of a token take longer than the GPU needs for them; a CUDA
 graph launches them all at once. The graph reads where the cache lies, and how long it is, from device memory, so that
-it is captured once for a model and a batch size and serves every later conversation.
+it is captured once for a model and a number of rows and serves every later conversation.
 
 `decode_step` answers None whenever the ordinary forward pass has to do: on other devices, with gradients, with modules
 or hooks that are not the plain model's. Results differ from the ordinary pass by rounding only.
@@ -23,7 +23,6 @@ from transformers.utils import logging
 
 from .configuration_chatglm import RESIDUAL_SCALE
 from .cuda_kernels import (
-    FUSED_ROWS,
     AttentionScratch,
     attention,
     available,
@@ -34,10 +33,15 @@ from .cuda_kernels import (
     overlapping_launches,
     rotary_tables,
 )
+from .host_transfer import upload
 from .positions import rotary_frequency
 from .quantization import OutputLinear, QuantizedEmbedding, QuantizedLinear, StoredEmbedding, is_intercepted
 
 logger = logging.get_logger(__name__)
+
+GRAPH_ROWS = (1, 2, 4, 8, 16, 24, 32)  # a batch takes the next larger graph, whose other rows are not there
+GRAPH_NODES_BYTES = 16 << 20  # that the driver keeps for the launches of a graph
+TOKENS_WITHOUT = 64  # after running out of memory, before graphs are tried again
 
 
 @dataclass(frozen=True)
@@ -158,17 +162,18 @@ class DecodeGraph:
 
     Args:
         weights: what to compute with.
-        batch: number of rows.
+        batch: number of rows; of a smaller batch the last ones are not there, see `attention`.
         device: where the model lies.
+        pool: memory that it shares with other graphs on the same stream; None for its own.
     """
 
-    def __init__(self, weights: DecodeWeights, batch: int, device: torch.device) -> None:
-        self.weights, self.device = weights, device
+    def __init__(self, weights: DecodeWeights, batch: int, device: torch.device, pool=None) -> None:
+        self.weights, self.device, self.pool, self.rows = weights, device, pool, 0
         self.frequency = rotary_frequency(weights.head_size, device).contiguous()
         splits = max(1, min(16, 512 // (batch * weights.heads)))
         self.scratch = AttentionScratch(batch, weights.heads, weights.head_size, splits, device)
         self.input_ids = torch.zeros(batch, 1, dtype=torch.int64, device=device)
-        self.column = torch.zeros(batch, dtype=torch.int64, device=device)
+        self.column = torch.full((batch,), -1, dtype=torch.int64, device=device)
         self.layout = torch.zeros(3, batch, dtype=torch.int64, device=device)
         self.place = torch.zeros(4 + 2 * len(weights.blocks), dtype=torch.int64, device=device)
         self.addresses: list[int] = []
@@ -193,7 +198,7 @@ class DecodeGraph:
         return weights.output.multiply(weights.norm.normalize(hidden_states))
 
     def prepare(self, input_ids: Tensor, cache) -> bool:
-        """Put a step's inputs in place: ids int64 [b, 1], and where the cache's next tokens go.
+        """Put a step's inputs in place: ids int64 [b, 1], `b` at most the graph's, and where the next tokens go.
 
         Returns:
             Whether the cache is one that the kernels can use.
@@ -204,14 +209,18 @@ class DecodeGraph:
         addresses += [0, 0] if key_mask is None else [key_mask.data_ptr(), key_mask.stride(0)]
         for keys, values in zip(cache.keys, cache.values, strict=True):
             addresses += [keys.data_ptr(), values.data_ptr()]
-        if addresses != self.addresses:  # once in 256 tokens
+        if addresses != self.addresses:  # when the cache has grown, or is another one
             if not _is_regular(cache, self.weights):
                 return False
-            self.place.copy_(torch.tensor(addresses))
+            self.place.copy_(upload(addresses, self.device))
             self.addresses = addresses
-        self.layout.copy_(prompts)
-        self.column.copy_(columns)
-        self.input_ids.copy_(input_ids)
+        rows = len(input_ids)
+        if rows < self.rows:
+            self.column.fill_(-1)
+        self.rows = rows
+        self.layout[:, :rows].copy_(prompts)
+        self.column[:rows].copy_(columns)
+        self.input_ids[:rows].copy_(input_ids)
         return True
 
     def capture(self) -> None:
@@ -228,7 +237,8 @@ class DecodeGraph:
             expected = self.compute()  # loads what is loaded at first use, too
         current.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"), overlapping_launches():
+        options = {"pool": self.pool, "stream": aside, "capture_error_mode": "thread_local"}
+        with torch.cuda.graph(graph, **options), overlapping_launches():
             self.logits = self.compute()
         graph.replay()
         if not torch.equal(self.logits.nan_to_num(), expected.nan_to_num()):
@@ -243,7 +253,7 @@ class DecodeGraph:
             self.capture()
         self.graph.replay()
         cache.lengths = [length + 1 for length in cache.lengths]
-        return self.logits[:, None].clone()
+        return self.logits[: self.rows, None].clone()
 
 
 class _Decoder:
@@ -252,10 +262,12 @@ class _Decoder:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.weights: DecodeWeights | None = None
-        self.graphs: dict[tuple[int, int], DecodeGraph] = {}  # by batch size and stream
+        self.graphs: dict[tuple[int, int], DecodeGraph] = {}  # by rows and stream
+        self.pools: dict[int, tuple[int, int]] = {}  # by stream: graphs of several streams may run at once
         self.cache: Callable | None = None  # weak reference
         self.length = -1
         self.failed = False
+        self.tokens_without = 0
 
     def suits(self, model: nn.Module, cache, device: torch.device) -> bool:
         """Return whether a graph can replace the model's forward pass; checked once an answer, not for every token."""
@@ -263,27 +275,58 @@ class _Decoder:
         if self.cache is None or self.cache() is not cache or self.length != length:
             weights = DecodeWeights.of(model, device)
             if weights is None or self.weights is None or weights.addresses != self.weights.addresses:
-                self.graphs.clear()
+                self.clear()
             self.weights, self.cache = weights, weakref.ref(cache)
         self.length = length + 1
         return self.weights is not None
 
     def step(self, model, input_ids, cache, stream: int) -> Tensor | None:
         """Do the work of `decode_step` on a CUDA stream."""
-        device, key = input_ids.device, (len(input_ids), stream)
+        device, rows = input_ids.device, next(rows for rows in GRAPH_ROWS if rows >= len(input_ids))
+        if self.tokens_without:
+            self.tokens_without -= 1
+            return None
         if self.failed or not self.suits(model, cache, device):
             return None
         try:
             # tensors made in inference mode could not be written outside of it
             with torch.inference_mode(False), torch.no_grad():
-                if key not in self.graphs:
-                    self.graphs[key] = DecodeGraph(self.weights, len(input_ids), device)
-                return self.graphs[key].step(input_ids, cache)
+                if (rows, stream) not in self.graphs:
+                    if stream not in self.pools and device.type == "cuda":
+                        self.pools[stream] = torch.cuda.graph_pool_handle()
+                    graph = DecodeGraph(self.weights, rows, device, self.pools.get(stream))
+                    self.graphs[rows, stream] = graph
+                return self.graphs[rows, stream].step(input_ids, cache)
         except RuntimeError as error:  # out of memory, or something that cannot be captured
-            self.failed = True
-            self.graphs.clear()
+            self.clear()
+            if _is_out_of_memory(error):
+                self.tokens_without = TOKENS_WITHOUT
+            else:
+                self.failed = True
             logger.warning("decoding goes on without a CUDA graph, slower: %s", error)
             return None
+
+    def clear(self) -> None:
+        """Release all graphs and their memory."""
+        self.graphs.clear()
+        self.pools.clear()
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether memory ran out; in a capture that is what the error that ends it came from."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def graph_bytes(model: nn.Module, batch: int) -> int:
+    """Return about how much memory the graphs of a `ChatGLMForConditionalGeneration` for up to `batch` rows will take.
+
+    They keep their logits; what they compute on the way lies in memory that they share.
+    """
+    config, sizes = model.config, [rows for rows in GRAPH_ROWS if rows < 2 * batch]
+    numbers = sum(sizes) * config.vocab_size + sizes[-1] * (8 * config.hidden_size + 2 * config.inner_hidden_size)
+    return numbers * model.dtype.itemsize + len(sizes) * GRAPH_NODES_BYTES
 
 
 def _is_regular(cache, weights: DecodeWeights) -> bool:
@@ -322,7 +365,7 @@ def decode_step(model: nn.Module, input_ids: Tensor | None, cache) -> Tensor | N
 
 def _is_next_token(input_ids: Tensor | None, cache) -> bool:
     """Return whether the ids are one more token for each row of a cache whose prompt is known."""
-    if input_ids is None or input_ids.shape[1] != 1 or len(input_ids) > FUSED_ROWS:
+    if input_ids is None or input_ids.shape[1] != 1 or len(input_ids) > GRAPH_ROWS[-1]:
         return False
     if not cache.keys or cache.layout is None or cache.get_seq_length() < 1:
         return False

@@ -14,6 +14,7 @@ import contextvars
 import ctypes
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -29,8 +30,11 @@ from .cuda_compiler import OVERLAPPING, CudaKernelError, kernel_image
 logger = logging.get_logger(__name__)
 
 NUMBER_TYPES = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float"}
-OLDEST_CAPABILITY = (7, 0)
-FUSED_ROWS = 32  # up to here a fused kernel reads the weights about once; beyond, unpacking pays
+OLDEST_CAPABILITY = (7, 5)  # Volta and older GPUs go through PyTorch
+FUSED_ROWS = 64  # up to here a fused kernel reads the weights once or twice; beyond, unpacking pays
+TILE_ROWS, WIDE_TILE_ROWS = 8, 32  # rows that a block multiplies with the weights it reads
+# whether a graph's kernels may start early at all; CHATGLM_CUDA_OVERLAP=0 finds out whether that is at fault
+OVERLAP = os.environ.get("CHATGLM_CUDA_OVERLAP", "1") != "0"
 BLOCK_THREADS = 256
 ATTENTION_THREADS = 128
 
@@ -108,7 +112,7 @@ class DriverKernels:
             self.functions[name] = function
         function = self.functions[name]
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        if self.can_overlap and _overlapping.get():
+        if OVERLAP and self.can_overlap and _overlapping.get():
             attribute = _LaunchAttribute(PROGRAMMATIC_STREAM_SERIALIZATION)
             attribute.value[0] = 1
             config = _LaunchConfig(grid, (threads, 1, 1), 0, stream, ctypes.pointer(attribute), 1)
@@ -181,7 +185,8 @@ class Kernels:
         launcher.launch(name, grid, threads, stream, arguments)
 
 
-_kernels: dict[int, Kernels | None] = {}
+_kernels: dict[int, Kernels] = {}
+_usable: dict[int, bool] = {}  # by device, once the check has ended
 _loading = threading.Lock()
 
 
@@ -193,14 +198,14 @@ def available(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     index = torch.cuda.current_device() if device.index is None else device.index
-    if index not in _kernels:
+    if index not in _usable:
         with _loading, torch.cuda.device(index):
-            if index not in _kernels:
-                _load(index)
-    return _kernels[index] is not None
+            if index not in _usable:
+                _usable[index] = _load(index)
+    return _usable[index]
 
 
-def _load(index: int) -> None:
+def _load(index: int) -> bool:
     device = torch.device("cuda", index)
     try:
         if torch.version.hip is not None:
@@ -217,7 +222,8 @@ def _load(index: int) -> None:
             check_kernels(device)
     except (RuntimeError, OSError) as error:
         logger.warning("The CUDA kernels are not used, and quantised layers are slow: %s", error)
-        _kernels[index] = None
+        return False
+    return True
 
 
 def _argument(value):
@@ -259,6 +265,8 @@ def unpack(weight: Tensor, weight_scale: Tensor, bits: int, dtype: torch.dtype) 
     Returns:
         [o, i].
     """
+    if weight.data_ptr() % 4:  # the kernel loads words
+        weight = weight.clone()
     rows, row_bytes = weight.shape
     output = torch.empty(rows, row_bytes * 8 // bits, dtype=dtype, device=weight.device)
     blocks = -(-row_bytes // (4 * BLOCK_THREADS))
@@ -315,7 +323,10 @@ def fused_linear(
     rows, columns = input.shape
     output = torch.empty(rows, weight.shape[0], dtype=input.dtype, device=input.device)
     kernel = f"linear_int{bits}" if bits < 16 else "linear"
-    grid = (-(-rows // 8), -(-weight.shape[0] // 16), 1)
+    tile = TILE_ROWS
+    if rows > TILE_ROWS:
+        kernel, tile = f"{kernel}_wide", WIDE_TILE_ROWS
+    grid = (-(-rows // tile), -(-weight.shape[0] // 16), 1)
     arguments = (input, weight, weight_scale, bias, residual, float(residual_scale), int(gelu), output)
     _launch(kernel, output, grid, BLOCK_THREADS, *arguments, rows, columns, weight.shape[0])
     return output
@@ -402,7 +413,8 @@ def layer_norm(input: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> T
     """Normalise the rows of `input` [n, e]; `weight` and `bias` [e] have its dtype."""
     rows, hidden_size = input.shape
     output = torch.empty_like(input)
-    threads = min(1024, -(-hidden_size // 32) * 32)
+    vectors = -(-hidden_size * input.element_size() // 16)
+    threads = min(1024, -(-vectors // 32) * 32)
     arguments = (input, weight, bias, float(epsilon), output, hidden_size)
     _launch("layer_norm", output, (rows, 1, 1), threads, *arguments)
     return output
@@ -480,7 +492,8 @@ def attention(
         cosine, sine: [b, d], from `rotary_tables`.
         place: int64 [4 + 2 l], where the cache lies: capacity, prefix length, address of the key mask (bool [b, …]) or
             0, its row stride, then for each layer the addresses of keys and values [b, h, capacity, d].
-        column: int64 [b], the tokens' columns, P-Tuning prefix not counted.
+        column: int64 [b], the tokens' columns, P-Tuning prefix not counted; below 0 for rows that are not there: they
+            have no cache, and their context is 0.
         layer: number of the layer.
         scratch: for this batch and these heads.
 
@@ -506,22 +519,25 @@ def attention_reference(
     column: Tensor,
 ) -> Tensor:
     """Compute what `attention` does, with the tensors (see there) in place of their addresses."""
-    (batch, head_size), rows, new_key = cosine.shape, torch.arange(len(cosine), device=column.device), prefix + column
-    query, key, value = query_key_value.view(batch, -1, 3, head_size).unbind(dim=2)  # [b, h, d]
+    rows = (column >= 0).nonzero()[:, 0]  # [b], those that are there
+    head_size, new_key = cosine.shape[1], prefix + column[rows]
+    query, key, value = query_key_value[rows].view(len(rows), -1, 3, head_size).unbind(dim=2)  # [b, h, d]
 
     def rotate(x: Tensor) -> Tensor:
         swapped = x.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
-        return (x.float() * cosine.float()[:, None] + swapped.float() * sine.float()[:, None]).to(x.dtype)
+        return (x.float() * cosine[rows].float()[:, None] + swapped.float() * sine[rows].float()[:, None]).to(x.dtype)
 
     keys[rows, :, new_key], values[rows, :, new_key] = rotate(key), value
     length = int(new_key.max()) + 1
     visible = torch.arange(length, device=column.device) <= new_key[:, None]  # [b, t]
     if key_mask is not None:
-        visible = visible & F.pad(key_mask[:, : length - prefix], (prefix, 0), value=True)
-    scores = torch.einsum("bhd,bhtd->bht", rotate(query).float(), keys[:, :, :length].float()) / head_size**0.5
+        visible = visible & F.pad(key_mask[rows, : length - prefix], (prefix, 0), value=True)
+    scores = torch.einsum("bhd,bhtd->bht", rotate(query).float(), keys[rows, :, :length].float()) / head_size**0.5
     probabilities = scores.masked_fill(~visible[:, None], float("-inf")).softmax(dim=-1)
-    context = torch.einsum("bht,bhtd->bhd", probabilities, values[:, :, :length].float())
-    return context.flatten(1).to(query_key_value.dtype)
+    context = query_key_value.new_zeros(len(column), query_key_value.shape[1] // 3)
+    attended = torch.einsum("bht,bhtd->bhd", probabilities, values[rows, :, :length].float())
+    context[rows] = attended.flatten(1).to(context.dtype)
+    return context
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -561,18 +577,21 @@ def _cases(device: torch.device, dtype: torch.dtype, generator: torch.Generator)
         shape = (features, columns * bits // 8)
         weight = torch.randint(-128, 128, shape, generator=generator, dtype=torch.int8)
         yield f"unpack_int{bits}", *both(unpack, weight, scale, bits, dtype)
-        yield f"linear_int{bits}", *both(fused_linear, input, weight, scale, bits, bias, residual, 2.0)
-    plain = input, normal(features, columns), None, 8 * dtype.itemsize, bias, residual, 2.0, True
-    yield "linear", *both(fused_linear, *plain)
+        for few in (rows, TILE_ROWS - 1):  # the wide tile, then the narrow one
+            arguments = input[:few], weight, scale, bits, bias, residual[:few], 2.0
+            yield f"linear_int{bits}, {few} rows", *both(fused_linear, *arguments)
+    plain = normal(features, columns), None, 8 * dtype.itemsize, bias
+    for few in (rows, TILE_ROWS - 1):
+        yield f"linear, {few} rows", *both(fused_linear, input[:few], *plain, residual[:few], 2.0, True)
     yield "layer_norm", *both(layer_norm, input, normal(columns), normal(columns), 1e-5)
 
-    batch, heads, head_size, prefix, capacity = 2, 3, 32, 5, 300
-    column, layout = torch.tensor([250, 261]), torch.tensor([[0, 7], [40, 260], [38, 30]])
+    batch, heads, head_size, prefix, capacity = 3, 3, 32, 5, 300  # the last row is not there
+    column, layout = torch.tensor([250, 261, -1]), torch.tensor([[0, 7, 0], [40, 260, 0], [38, 30, 0]])
     frequency = torch.rand(head_size // 4, generator=generator)
     (cosine, sine), tables = both(rotary_tables, column, layout, frequency, dtype)
     yield "rotary_tables", torch.stack([cosine, sine]), torch.stack(tables)
-    mixed, key_mask = normal(batch, heads * 3 * head_size), torch.rand(batch, 280, generator=generator) > 0.2
-    keys, values = normal(batch, heads, capacity, head_size), normal(batch, heads, capacity, head_size)
+    mixed, key_mask = normal(batch, heads * 3 * head_size), torch.rand(batch - 1, 280, generator=generator) > 0.2
+    keys, values = (normal(batch - 1, heads, capacity, head_size) for _ in range(2))
     mask, *cache = (tensor.to(device, copy=True) for tensor in (key_mask, keys, values))
     place = [capacity, prefix, mask.data_ptr(), mask.stride(0), *(tensor.data_ptr() for tensor in cache)]
     place, scratch = torch.tensor(place, device=device), AttentionScratch(batch, heads, head_size, 4, device)

@@ -27,7 +27,8 @@ from transformers.generation.streamers import BaseStreamer
 from transformers.utils import logging
 
 from .answer_text import AnswerText, process_response
-from .cache import CACHE_NAME, ChatGLMCache, one_cache
+from .cache import CACHE_NAME, ChatGLMCache, expected_length, one_cache
+from .host_transfer import upload
 from .positions import PromptLayout, refuse_right_padding
 from .sampler import InvalidLogitsError, Sampler, foreign_tokens, sample
 from .sampling import MAX_LENGTH, PARAMETERS, Sampling, check_parameter
@@ -66,7 +67,9 @@ def decode(
     """
     processors, process = LogitsProcessorList(logits_processor or []), None
     end_ids, running = set(end_ids), [True] * len(input_ids)
-    output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=True, logits_to_keep=1)
+    cache = ChatGLMCache()
+    cache.expected_length = input_ids.shape[1] + max_new_tokens
+    output = model(input_ids=input_ids, attention_mask=attention_mask, cache=cache, use_cache=True, logits_to_keep=1)
     for remaining in range(max_new_tokens - 1, -1, -1):
         if processors:
             process = functools.partial(processors, input_ids)
@@ -80,7 +83,7 @@ def decode(
         running = [runs and token_id not in end_ids for token_id, runs in zip(tokens, running, strict=True)]
         if not remaining or not any(running):
             return
-        new_ids = torch.tensor(tokens, device=input_ids.device)[:, None]  # [b, 1]
+        new_ids = upload(tokens, input_ids.device)[:, None]  # [b, 1]
         if processors:
             input_ids = torch.cat([input_ids, new_ids], dim=1)
         output = model(input_ids=new_ids, cache=output.cache, use_cache=True)
@@ -137,7 +140,9 @@ class ForbidTokens(LogitsProcessor):
         self.forbidden = forbidden
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        forbidden = self.forbidden[: scores.shape[-1]].to(scores.device)
+        if self.forbidden.device != scores.device:  # once an answer
+            self.forbidden = upload(self.forbidden, scores.device)
+        forbidden = self.forbidden[: scores.shape[-1]]
         scores[:, : len(forbidden)].masked_fill_(forbidden, -math.inf)
         return scores
 
@@ -339,6 +344,8 @@ class ChatMixin:
         if kwargs.get("use_cache", configs[0].use_cache) is False:
             return
         cache = ChatGLMCache.from_past(given)
+        if input_ids is not None:
+            cache.expected_length = expected_length(input_ids.shape[1], configs[0], kwargs)
         if cache.layout is not None and cache.get_seq_length() and input_ids is not None:
             layout = PromptLayout.from_input_ids(input_ids, kwargs.get("attention_mask"), self.config)
             if not torch.equal(layout.context_length, cache.layout.context_length.to(layout.context_length.device)):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .host_transfer import download, upload
 from .sampling import Sampling
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ class Sampler:
     def adjust(self, logits: Tensor) -> None:
         """Apply repetition penalty and language to logits [v], in place."""
         if self.seen:
-            ids = torch.tensor(sorted(self.seen), device=logits.device)
+            ids = upload(sorted(self.seen), logits.device)
             scores, penalty = logits[ids], self.sampling.repetition_penalty
             logits[ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
         if self.foreign is not None:
-            self.foreign = self.foreign[: len(logits)].to(logits.device)
+            self.foreign = self.foreign[: len(logits)]
+            if self.foreign.device != logits.device:  # once an answer
+                self.foreign = upload(self.foreign, logits.device)
             logits[: len(self.foreign)].masked_fill_(self.foreign, -math.inf)
 
     def take(self, token_id: int) -> None:
@@ -83,32 +86,39 @@ def sample(
     Returns:
         Token ids; None for a row whose logits are not finite.
     """
-    finite = torch.isfinite(logits.amax(dim=-1)).tolist()  # NaN and +inf show in the maximum
+    finite = torch.isfinite(logits.amax(dim=-1))  # NaN and +inf show in the maximum
     for row, sampler in zip(logits, samplers, strict=True):
         sampler.adjust(row)
     if process is not None:
         logits = process(logits)
     likeliest, best = logits.max(dim=-1)
-    tokens: list[int | None] = best.tolist()
-    sampled = [index for index, sampler in enumerate(samplers) if sampler.sampling.temperature > 0 and finite[index]]
+    candidates: Sequence[Tensor] = ()
+    wanted = [index for index, sampler in enumerate(samplers) if sampler.sampling.temperature > 0]
+    if wanted:
+        temperature = upload(
+            [max(samplers[index].sampling.temperature, LEAST_TEMPERATURE) for index in wanted], logits.device
+        )
+        if len(wanted) < len(samplers):
+            rows = upload(wanted, logits.device)
+            logits, likeliest = logits[rows], likeliest[rows]
+        probabilities = ((logits - likeliest[:, None]) / temperature[:, None]).softmax(dim=-1)  # [b, v]
+        candidates = probabilities.topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
+    finite, best, *candidates = download(finite, best, *candidates)
+    finite, tokens = finite.tolist(), best.tolist()
+    sampled = [position for position, index in enumerate(wanted) if finite[index]]
     if sampled:
-        chosen = [samplers[index] for index in sampled]
-        temperature = [max(sampler.sampling.temperature, LEAST_TEMPERATURE) for sampler in chosen]
-        temperature = torch.tensor(temperature, device=logits.device)[:, None]
+        chosen = [samplers[wanted[position]] for position in sampled]
         numbers = torch.tensor([sampler.random.random() for sampler in chosen], dtype=torch.float64)[:, None]
         top_p = torch.tensor([sampler.sampling.top_p for sampler in chosen], dtype=torch.float64)[:, None]
         top_k = torch.tensor([sampler.sampling.top_k or logits.shape[-1] for sampler in chosen])[:, None]
-        rows = torch.tensor(sampled, device=logits.device)
-        probabilities = ((logits[rows] - likeliest[rows, None]) / temperature).softmax(dim=-1)  # [b, v]
-        candidates = probabilities.topk(min(CANDIDATES, logits.shape[-1]), dim=-1)
-        ids, covered = sample_candidates(*(part.cpu() for part in candidates), top_k, top_p, numbers)
-        for position, index in enumerate(sampled):
-            if not covered[position]:
-                row = slice(position, position + 1)
-                everything = probabilities[row].sort(dim=-1, descending=True, stable=True)
-                everything = (part.cpu() for part in everything)
-                ids[position] = sample_candidates(*everything, top_k[row], top_p[row], numbers[row])[0][0]
-            tokens[index] = ids[position]
+        ids, covered = sample_candidates(*(part[sampled] for part in candidates), top_k, top_p, numbers)
+        for number, position in enumerate(sampled):
+            if not covered[number]:
+                row = slice(number, number + 1)
+                everything = probabilities[position : position + 1].sort(dim=-1, descending=True, stable=True)
+                everything = download(*everything)
+                ids[number] = sample_candidates(*everything, top_k[row], top_p[row], numbers[row])[0][0]
+            tokens[wanted[position]] = ids[number]
     return [token if valid else None for token, valid in zip(tokens, finite, strict=True)]
 
 

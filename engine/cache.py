@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from chatglm import ChatGLMCache
-from chatglm.cache import CACHE_STEP
+from chatglm.cache import grown_capacity, whole_steps
+from chatglm.host_transfer import upload
 
 if TYPE_CHECKING:
     from .prompts import Prefill
@@ -45,14 +46,14 @@ class RowsLayout:
             length - self.cache.prefix_length - context + 1
             for length, context in zip(self.cache.row_lengths, self.cache.context_lengths, strict=True)
         ]
-        positions = torch.tensor([self.cache.mask_positions, answered], device=self.cache.keys[0].device)  # [2, b]
+        positions = upload([self.cache.mask_positions, answered], self.cache.keys[0].device)  # [2, b]
         return positions.T[..., None]
 
     def visible_keys(self, length: int) -> Tensor | None:
         """Return which columns hold a row's tokens, the new one included, bool [b, length]; None if all do."""
         if len(set(self.cache.row_lengths)) == 1:
             return None
-        ends = torch.tensor(self.cache.row_lengths, device=self.cache.keys[0].device) - self.cache.prefix_length
+        ends = upload(self.cache.row_lengths, self.cache.keys[0].device) - self.cache.prefix_length
         ends = ends[:, None]  # [b, 1]
         return torch.arange(length, device=ends.device) <= ends
 
@@ -84,7 +85,7 @@ class BatchCache(ChatGLMCache):
         device = key_states.device
         if device not in self.indices:
             rows = torch.arange(len(self.row_lengths), device=device)
-            self.indices[device] = rows, torch.tensor(self.row_lengths, device=device)
+            self.indices[device] = rows, upload(self.row_lengths, device)
         rows, columns = self.indices[device]
         key, value = self.keys[layer_idx], self.values[layer_idx]
         key[rows, :, columns] = key_states[:, :, 0].to(key.dtype)
@@ -104,8 +105,9 @@ class BatchCache(ChatGLMCache):
     def next_columns(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return where each row's next token goes; see the base class. Every row begins in the first column."""
         columns = [length - self.prefix_length for length in self.row_lengths]
-        prompts = torch.tensor([[0] * len(columns), self.context_lengths, self.mask_positions])
-        return torch.tensor(columns), prompts, None
+        rows = [columns, [0] * len(columns), self.context_lengths, self.mask_positions]
+        columns, *prompts = upload(rows, self.keys[0].device).split([1, 3])
+        return columns[0], prompts[0], None
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Return the length of the longest row, P-Tuning prefix not counted."""
@@ -169,10 +171,10 @@ class BatchCache(ChatGLMCache):
         if self.limit is None or not self.keys:
             return True
         numbers = sum(buffer.shape[1] * buffer.shape[3] for buffer in (*self.keys, *self.values))
-        return numbers * self.keys[0].element_size() * rows * _whole_steps(length) <= self.limit
+        return numbers * self.keys[0].element_size() * rows * whole_steps(length) <= self.limit
 
     def _resize(self, rows: int, length: int) -> None:
-        """Make the buffers hold at least this; rows by doubling, columns by steps of 256. New room is zero.
+        """Make the buffers hold at least this; rows by doubling, columns as in `grown_capacity`. New room is zero.
 
         Where that would be more than the limit, they are made no larger than needed, which may be smaller than before.
         """
@@ -180,16 +182,12 @@ class BatchCache(ChatGLMCache):
         if rows <= held_rows and length <= held:
             return
         capacity_rows = held_rows if rows <= held_rows else max(rows, 2 * held_rows)
-        capacity = max(held, _whole_steps(length))
+        capacity = held if length <= held else grown_capacity(length, held, self.keys[0].device, capacity_rows)
         if not self._fits(capacity_rows, capacity):
-            capacity_rows, capacity = rows, _whole_steps(length)
+            capacity_rows, capacity = rows, whole_steps(length)
         kept_rows, kept = min(held_rows, capacity_rows), min(held, capacity)
         for buffers in (self.keys, self.values):
             for layer, buffer in enumerate(buffers):
                 resized = buffer.new_zeros(capacity_rows, buffer.shape[1], capacity, buffer.shape[3])
                 resized[:kept_rows, :, :kept] = buffer[:kept_rows, :, :kept]
                 buffers[layer] = resized
-
-
-def _whole_steps(length: int) -> int:
-    return -(-length // CACHE_STEP) * CACHE_STEP

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
+from chatglm.cuda_decode import graph_bytes
 from chatglm.generation_chatglm import end_token_ids
+from chatglm.host_transfer import upload
 from chatglm.sampler import sample
 from loading.devices import free_memory
 
@@ -77,7 +79,10 @@ class Engine:
         self.waiting: collections.deque[Answer] = collections.deque()
         self.reading: tuple[Answer, Prefill | None] | None = None
         self.rows: list[Row] = []
-        self.cache_bytes = int(FREE_SHARE * free_memory(model)) if cache_bytes is None else cache_bytes
+        if cache_bytes is None:
+            graphs = graph_bytes(model, max_batch_size) if model.device.type == "cuda" else 0
+            cache_bytes = max(0, int(FREE_SHARE * (free_memory(model) - graphs)))
+        self.cache_bytes = cache_bytes
         self.cache = BatchCache(self.cache_bytes)
         self.preempted: collections.deque[tuple[Row, Preempted]] = collections.deque()  # in the order they began in
         self.prompts = PromptCache(prompt_cache_bytes)
@@ -270,7 +275,7 @@ class Engine:
         start = time.monotonic()
         self._make_room()
         self.cache.prepare()
-        last_tokens = torch.tensor([[row.last_token] for row in self.rows], device=self.model.device)
+        last_tokens = upload([[row.last_token] for row in self.rows], self.model.device)
         logits = self.model(input_ids=last_tokens, cache=self.cache, use_cache=True).logits[:, 0].float()
         self.cache.advance()
         self._sample(logits, list(self.rows))

@@ -14,6 +14,24 @@ from torch import Tensor, nn
 from chatglm import ChatGLMCache
 from chatglm.modeling_chatglm import Pass
 
+LAYERS_AHEAD = 2  # blocks that a GPU has been asked for while the clock is looked at
+
+
+class _Computed:
+    """Stands for an event where nothing is computed later than it is asked for."""
+
+    def synchronize(self) -> None:
+        """Do nothing."""
+
+
+def record_event(device: torch.device) -> torch.cuda.Event | _Computed:
+    """Return what can be waited for until a device has computed all that it was asked for so far."""
+    if device.type != "cuda":
+        return _Computed()
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return event
+
 
 class Prefill:
     """A prompt that is being read, or has been: its `Pass` through the blocks.
@@ -41,9 +59,12 @@ class Prefill:
 
     def advance(self, seconds: float) -> bool:
         """Compute blocks for about so many seconds, at least one; return whether all are done."""
-        deadline, tokens = time.monotonic() + seconds, self.tokens
+        deadline, tokens, computed = time.monotonic() + seconds, self.tokens, collections.deque()
         while tokens.done < len(tokens.layers):
             tokens.advance()
+            computed.append(record_event(tokens.hidden_states.device))
+            if len(computed) > LAYERS_AHEAD:  # else the clock would tell how long asking takes, not computing
+                computed.popleft().synchronize()
             if time.monotonic() >= deadline and tokens.done < len(tokens.layers):
                 return False
         hidden_states = self.model.transformer.final_layernorm(tokens.hidden_states)  # [1, s, e]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer
 from chatglm.answer_text import AnswerText
+from chatglm.host_transfer import download, upload
 from chatglm.sampler import Sampler, foreign_tokens
 
 from .answer import Answer, TokenProbability
@@ -33,11 +34,19 @@ class Row:
 def token_probabilities(logits: Tensor, tokens: list[int | None], rows: list[Row]) -> list[TokenProbability | None]:
     """Return the probabilities that the model gives, before temperature and penalties, to the rows that want them."""
     found: list[TokenProbability | None] = [None] * len(rows)
-    for index, (token, row) in enumerate(zip(tokens, rows, strict=True)):
-        count = row.request.logprobs
-        if count is not None and token is not None:
-            logprobs = logits[index].log_softmax(dim=-1)
-            values, ids = logprobs.topk(min(count, len(logprobs)))
-            likeliest = list(zip(ids.tolist(), values.tolist(), strict=True))
-            found[index] = TokenProbability(token, float(logprobs[token]), likeliest)
+    wanted = [
+        index
+        for index, (token, row) in enumerate(zip(tokens, rows, strict=True))
+        if row.request.logprobs is not None and token is not None
+    ]
+    if not wanted:
+        return found
+    chosen = upload([tokens[index] for index in wanted], logits.device)
+    logprobs = logits[upload(wanted, logits.device)].log_softmax(dim=-1)
+    count = min(max(rows[index].request.logprobs for index in wanted), logprobs.shape[-1])
+    own, values, ids = download(logprobs.gather(-1, chosen[:, None])[:, 0], *logprobs.topk(count, dim=-1))
+    for position, index in enumerate(wanted):
+        asked = rows[index].request.logprobs
+        likeliest = list(zip(ids[position, :asked].tolist(), values[position, :asked].tolist(), strict=True))
+        found[index] = TokenProbability(tokens[index], float(own[position]), likeliest)
     return found

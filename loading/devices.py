@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 SMALL_MODEL_BYTES = 1 << 30  # a model below this size in float32 runs in float32 on any CPU
+GPU_SCRATCH_BYTES = 300 << 20  # an unpacked matrix, a long prompt's hidden states, cuBLAS, a decode graph
 
 
 # Devices and dtypes
@@ -88,19 +89,37 @@ def dtype_name(dtype: torch.dtype) -> str:
 # Memory
 
 
-def weight_bytes(config: ChatGLMConfig, dtype: torch.dtype, bits: int | None = None) -> int:
+def weight_bytes(
+    config: ChatGLMConfig, dtype: torch.dtype, bits: int | None = None, device: torch.device | str = "cpu"
+) -> int:
     """Return the bytes of memory that a model's weights take, those of its layers with `bits` each if given."""
     layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.inner_hidden_size
     layer_bits = embedding_bits = 8 * dtype.itemsize
-    if bits:  # then the output layer's INT8 copy is what a CPU holds; the float embedding stays in its file
-        layer_bits, embedding_bits = bits, bits if config.quantization_embeddings else 8
+    if bits:
+        layer_bits = bits
+        if config.quantization_embeddings:
+            embedding_bits = bits
+        elif torch.device(device).type == "cpu":  # holds an INT8 copy; the float embedding stays in its file
+            embedding_bits = 8
     return (config.num_layers * layer * layer_bits + config.vocab_size * config.hidden_size * embedding_bits) // 8
+
+
+def working_bytes(config: ChatGLMConfig, dtype: torch.dtype, device: torch.device) -> int:
+    """Return the bytes that one answer up to the model's limit takes on a GPU beside the weights.
+
+    Main memory, which can be swapped and is taken page by page, is not held back: 0.
+    """
+    if device.type != "cuda":
+        return 0
+    keys = config.num_layers * config.hidden_size * config.max_sequence_length
+    return 2 * keys * dtype.itemsize + GPU_SCRATCH_BYTES
 
 
 def available_bytes(device: torch.device) -> int:
     """Return the memory that is free on a device, within the limit of the container that this runs in."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # what PyTorch has taken and does not use is free, too
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
     available = psutil.virtual_memory().available
     group = Path("/sys/fs/cgroup")
     if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
@@ -122,7 +141,8 @@ def find_shortage(
     config: ChatGLMConfig, device: torch.device, dtype: torch.dtype, bits: int | None
 ) -> tuple[torch.device, int, int] | None:
     """Return where a model would not fit, the bytes it needs there and those that are free; None if it fits."""
-    needs = {device: weight_bytes(config, dtype, bits or config.quantization_bit or None)}
+    weights = weight_bytes(config, dtype, bits or config.quantization_bit or None, device)
+    needs = {device: weights + working_bytes(config, dtype, device)}
     if bits:  # the float weights are read into main memory
         needs[torch.device("cpu")] = weight_bytes(config, torch.float16)
     for place, needed in needs.items():
@@ -139,6 +159,7 @@ def check_memory(config: ChatGLMConfig, device: torch.device, dtype: torch.dtype
         return
     place, needed, free = shortage
     cpu = torch.device("cpu")
+    what = "the weights take" if place.type == "cpu" else "weights and one answer take"
     choices = {"--dtype bfloat16": (device, torch.bfloat16, bits)}
     if not config.quantization_bit:
         choices |= {"--quantize 8": (device, dtype, 8), "--quantize 4": (device, dtype, 4)}
@@ -152,6 +173,6 @@ def check_memory(config: ChatGLMConfig, device: torch.device, dtype: torch.dtype
             "`python quantize.py SOURCE TARGET --bits 4`"
         )
     raise LoadError(
-        f"not enough memory: the weights take {needed / 1e9:.1f} GB ({dtype_name(dtype)}), and {free / 1e9:.1f} GB are "
+        f"not enough memory: {what} {needed / 1e9:.1f} GB ({dtype_name(dtype)}), and {free / 1e9:.1f} GB are "
         f"free on {place}.\n{way_out}"
     )

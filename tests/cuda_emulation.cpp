@@ -300,8 +300,10 @@ template <typename... A> static Kernel kernel_of(void (*kernel)(A...)) {
         #NAME "_float", kernel_of(NAME##_float)                                                 \
     }
 static std::map<std::string, Kernel> kernels = {
-    NUMBER_TYPES(unpack_int4), NUMBER_TYPES(unpack_int8), NUMBER_TYPES(linear_int4),   NUMBER_TYPES(linear_int8),
-    NUMBER_TYPES(linear),      NUMBER_TYPES(layer_norm),  NUMBER_TYPES(rotary_tables), NUMBER_TYPES(attention),
+    NUMBER_TYPES(unpack_int4),   NUMBER_TYPES(unpack_int8),      NUMBER_TYPES(linear_int4),
+    NUMBER_TYPES(linear_int8),   NUMBER_TYPES(linear),           NUMBER_TYPES(linear_int4_wide),
+    NUMBER_TYPES(linear_int8_wide), NUMBER_TYPES(linear_wide),   NUMBER_TYPES(layer_norm),
+    NUMBER_TYPES(rotary_tables), NUMBER_TYPES(attention),
 };
 static std::string loaded_image;
 static int launches, overlapped;

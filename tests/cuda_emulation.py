@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from chatglm import cuda_compiler, cuda_kernels
 
@@ -27,17 +28,21 @@ class EmulatedKernels(cuda_kernels.DriverKernels):
 
 
 @pytest.fixture(scope="session")
-def emulation_libraries(tmp_path_factory):
-    """Build both variants once."""
+def emulation_libraries(tmp_path_factory, worker_id):
+    """Build both variants, once for all test processes of a run."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("the emulation of the CUDA kernels needs g++ or clang++")
-    folder = tmp_path_factory.mktemp("emulation")
-    libraries = {name: folder / f"{name.replace(' ', '_')}.so" for name in VARIANTS}
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder if worker_id == "master" else folder.parent  # what the processes share
+    libraries = {name: folder / f"emulation_{name.replace(' ', '_')}.so" for name in VARIANTS}
     source = f'-DKERNEL_SOURCE="{ROOT / "chatglm" / cuda_compiler.SOURCE}"'
-    for name, options in VARIANTS.items():
-        command = [compiler, "-O1", "-std=c++17", "-shared", "-fPIC", "-w", source, *options, "-o", libraries[name]]
-        subprocess.run([*command, Path(__file__).with_suffix(".cpp")], check=True)
+    with FileLock(folder / "emulation.lock"):
+        for name, options in VARIANTS.items():
+            if not libraries[name].exists():
+                command = [compiler, "-O1", "-std=c++17", "-shared", "-fPIC", "-w", source, *options]
+                command += ["-o", libraries[name], Path(__file__).with_suffix(".cpp")]
+                subprocess.run(command, check=True)
     return libraries
 
 

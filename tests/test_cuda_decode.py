@@ -12,12 +12,14 @@ import original
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from chatglm import ChatGLMCache, ChatGLMConfig, ChatGLMForConditionalGeneration, cpu_kernels, cuda_decode
 from chatglm import cache as cache_module
 from chatglm import modeling_chatglm as modeling
 from chatglm.quantization import set_exact
 from engine.cache import BatchCache
+from tests.benchmarks.cuda_decode import build_model, three_rounds
 
 pytest_plugins = ["cuda_emulation"]  # fixture `emulations`
 
@@ -124,7 +126,26 @@ def test_cache_grows_under_a_graph_that_is_captured_once(device, random_model, m
         assert_same_logits(model, model, PADDED, count=11)
     assert len(graphs_of(model)) == 1
     assert_same_logits(model, model, PROMPT)
-    assert len(graphs_of(model)) == 2  # one for each batch size
+    assert len(graphs_of(model)) == 2  # one for each number of rows
+
+
+def test_batches_between_two_graphs_share_the_larger_one(device, random_model):
+    """Rows that are not there change nothing, also after they were."""
+    model = random_model.to(device)
+    for prompt in (PADDED, PADDED + PADDED[:1], PADDED):  # 3 rows, 4, 3
+        assert_same_logits(model, model, prompt)
+    (graph,) = graphs_of(model)
+    assert len(graph.column) == 4
+    assert graph.column[3] == -1
+
+
+def test_graph_bytes_grow_with_the_batch():
+    with torch.device("meta"):
+        model = ChatGLMForConditionalGeneration(ChatGLMConfig(num_layers=1)).half()
+    alone, many = cuda_decode.graph_bytes(model, 1), cuda_decode.graph_bytes(model, 32)
+    logits = 2 * model.config.vocab_size
+    assert logits < alone < many
+    assert sum(cuda_decode.GRAPH_ROWS) * logits < many < 300e6  # a graph for each batch size came to 600 MB
 
 
 @pytest.mark.parametrize(
@@ -337,6 +358,52 @@ def test_a_failing_capture_is_said_once_and_the_answer_goes_on(device, random_mo
     assert "without a CUDA graph, slower: operation not permitted" in record.getMessage()
 
 
+@pytest.mark.parametrize("hidden", [False, True], ids=["itself", "behind the end of the capture"])
+def test_running_out_of_memory_pauses_graphs(device, random_model, monkeypatch, caplog, hidden):
+    """They are tried again after some tokens, as memory comes and goes."""
+    capture = cuda_decode.DecodeGraph.capture
+
+    def fail_once(graph):
+        monkeypatch.setattr(cuda_decode.DecodeGraph, "capture", capture)
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except torch.OutOfMemoryError:
+            if hidden:
+                raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+            raise
+
+    model = random_model.to(device)
+    monkeypatch.setattr(cuda_decode.DecodeGraph, "capture", fail_once)
+    monkeypatch.setattr(cuda_decode, "TOKENS_WITHOUT", 2)
+    monkeypatch.setattr(cuda_decode.logger, "propagate", True)
+    tokens = torch.randint(5, 99, (1, 5), device=device)
+    expected = without_graph(decode, model, PROMPT, tokens)
+    torch.testing.assert_close(decode(model, PROMPT, tokens), expected, rtol=1e-4, atol=1e-4)
+    assert len(caplog.records) == 1
+    assert graphs_of(model), "graphs were given up"
+
+
+def test_benchmark_builds_the_tied_matrix_once():
+    """The device's peak counts what was ever there: another output layer would be 1.07 GB of the real model."""
+
+    class Allocated(TorchDispatchMode):
+        bytes = 0
+
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            result = function(*arguments, **(keywords or {}))
+            if function._schema.name.startswith("aten::empty") and result.device.type == "cpu":
+                self.bytes += result.numel() * result.element_size()
+            return result
+
+    config = ChatGLMConfig(num_layers=1, hidden_size=32, inner_hidden_size=128, num_attention_heads=2, vocab_size=4096)
+    for bits in (0, 4):
+        with Allocated() as allocated:
+            model = build_model(config, bits, "cpu")
+        assert model.lm_head.weight is model.transformer.word_embeddings.weight
+        own = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()}
+        assert allocated.bytes <= 1.05 * sum(own.values())
+
+
 # -- on a GPU only -----------------------------------------------------------------------------------------------------
 
 
@@ -359,8 +426,6 @@ def test_a_step_does_not_wait_for_the_device(random_model):
 @pytest.mark.cuda
 @pytest.mark.parametrize(("bits", "limit"), [(0, 13e9), (8, 8e9), (4, 5e9)])
 def test_memory_after_three_rounds(bits, limit):
-    from tests.benchmarks.cuda_decode import build_model, three_rounds
-
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     three_rounds(build_model(ChatGLMConfig(), bits))

@@ -286,6 +286,31 @@ def test_prompt_read_in_slices_equals_forward(checkpoint):
     torch.testing.assert_close(reading.embedding, hidden[0].mean(0).detach())
 
 
+def test_prompt_reading_looks_at_the_devices_clock(checkpoint, monkeypatch):
+    """A GPU takes requests at once and computes later: time passes only when an event of it is waited for."""
+    model, tokenizer = checkpoint
+    now, done, prompts = [0.0], [], serving_engine.prompts
+
+    class Event:
+        def __init__(self, device):
+            self.number = len(made)
+            made.append(self)
+
+        def synchronize(self):
+            now[0] += 1.0  # a block takes a second
+            done.append(self.number)
+
+    made: list[Event] = []
+    monkeypatch.setattr(prompts, "record_event", Event)
+    monkeypatch.setattr(prompts, "LAYERS_AHEAD", 0)
+    monkeypatch.setattr(prompts.time, "monotonic", lambda: now[0])
+    with torch.inference_mode():
+        reading = Prefill(model, tokenizer.encode_prompt("你好"))
+        assert not reading.advance(0.5)
+    assert done == [0]  # it stopped after the block that took the time
+    assert len(made) == 1 < len(model.transformer.layers)
+
+
 def test_running_answers_go_on_while_a_long_prompt_is_read(checkpoint, engines, monkeypatch):
     """Between two layers of the long prompt, each running answer gets a token."""
     model, tokenizer = checkpoint

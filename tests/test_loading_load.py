@@ -210,6 +210,35 @@ def test_weight_bytes_are_those_of_a_model(dtype, bits):
     assert devices.weight_bytes(config, dtype, bits) == pytest.approx(layers + embedding, rel=0.03)
 
 
+def test_weight_bytes_on_a_gpu_have_the_embedding_in_half_precision():
+    """28 layers of 201.3 M weights, and 130,528 x 4,096 in float16, which a CPU holds in INT8."""
+    layers, embedding = 28 * 201_326_592, 130_528 * 4096
+    for bits in (4, 8):
+        on_gpu = devices.weight_bytes(REAL, torch.float16, bits, "cuda")
+        assert on_gpu == layers * bits // 8 + 2 * embedding
+        assert on_gpu - devices.weight_bytes(REAL, torch.float16, bits, "cpu") == embedding
+
+
+def test_int4_fits_a_card_of_six_gigabytes_with_a_whole_conversation(monkeypatch):
+    """5.6 GB are free of 6 GB; a conversation of 2,048 tokens is 0.94 GB of keys and values."""
+    gpu, free = torch.device("cuda", 0), 5.6e9
+    monkeypatch.setattr(devices, "available_bytes", lambda place: int(free if place.type == "cuda" else 64e9))
+    devices.check_memory(REAL, gpu, torch.float16, 4)
+    assert devices.working_bytes(REAL, torch.float16, gpu) > 2 * 28 * 4096 * 2048 * 2
+    assert devices.working_bytes(REAL, torch.float16, torch.device("cpu")) == 0
+    free = 4.5e9  # the weights alone would fit
+    with pytest.raises(LoadError, match=r"weights and one answer take 5\.1 GB .* 4\.5 GB are free on cuda:0"):
+        devices.check_memory(REAL, gpu, torch.float16, 4)
+
+
+def test_memory_that_pytorch_holds_and_does_not_use_is_free(monkeypatch):
+    """As after `.cuda().quantize(4)`: the float weights are gone, and their blocks kept."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 16 << 30))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 13 << 30)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 4 << 30)
+    assert devices.available_bytes(torch.device("cuda", 0)) == 10 << 30
+
+
 def test_weight_bytes_of_the_real_model():
     assert devices.weight_bytes(REAL, torch.float16) == pytest.approx(12.34e9, rel=0.01)  # 6.17 G weights
 

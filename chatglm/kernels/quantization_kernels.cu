@@ -9,7 +9,7 @@
 // Shapes: n rows of the input, i input features, o output features; b batch, h heads, d head size, e hidden, l layers.
 // Number types: half_t, bfloat16_t and float; sums are float. No header is needed, so that any NVRTC compiles the file:
 //     nvcc -cubin -arch=sm_90 quantization_kernels.cu
-// Needs sm_70. From sm_80 on `linear_*` multiplies on the tensor cores (half_t, bfloat16_t), before in float.
+// Needs sm_75. From sm_80 on `linear_*` multiplies on the tensor cores (half_t, bfloat16_t), before in float.
 // Every kernel has a PyTorch twin `..._reference` in cuda_kernels.py, which also says how each is launched.
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -217,7 +217,7 @@ UNPACK(unpack_int8_float, 8, float)
 // Weights packed (BITS 4 or 8), or of the type T (BITS 16 or 32; no scale). Needs whole vectors: i a multiple of
 // 128 / BITS, everything 16-byte aligned. Grid (ceil(n / 8), ceil(o / 16)), 256 threads: a block computes 8 rows by 16
 // output features; its 8 warps share out the input features and add up at the end, so that every weight is read once
-// for 8 rows. Called for each matrix of a decode step.
+// for 8 rows, and by `linear_*_wide_*`, with ceil(n / 32), once for 32. Called for each matrix of a decode step.
 // ---------------------------------------------------------------------------------------------------------------------
 
 #define LINEAR_WARPS 8
@@ -288,46 +288,59 @@ template <> struct Pairs<4, bfloat16_t> {  // 128 + 8 + weight, less 136
     }
 };
 
-// A lane's part of the sums of a tile of 16 output features by 8 rows: lane 4g + m has features g and g + 8.
-template <int BITS, typename T> struct TensorTile {
+// A lane's part of the sums of a tile of 16 output features by 8 rows, TILES of them side by side, which share the
+// unpacked weights: lane 4g + m has features g and g + 8.
+template <int BITS, typename T, int TILES> struct TensorTile {
     // vectors of each of its two rows that a thread has under way; blocks that should fit a multiprocessor's registers
-    enum { LOADS = 4, BLOCKS = 3 };
-    float sum[2][4] = {};  // features g (twice) and g + 8, rows 2m and 2m + 1; two sums, so that one need not wait
+    enum { LOADS = 4, BLOCKS = TILES > 1 ? 2 : 3, PASSES = 1, ROWS = 8 * TILES };
+    // features g (twice) and g + 8, rows 2m and 2m + 1; of one tile two sums, so that one need not wait
+    float sum[TILES > 1 ? TILES : 2][4] = {};
 
-    // Adds weight * input over a vector's columns; inputs of this lane's columns and row g.
+    // Adds weight * input over a vector's columns; inputs of this lane's columns and rows g, g + 8, …
     __device__ __forceinline__ void add(const Vector &weight, const Vector &weight8, const T *input,
                                         long long in_features, int rows, int group, bool inside) {
         const int PAIRS = BITS < 16 ? 16 / BITS : 1;  // of a word
-        Vector x[PAIRS] = {};
-        if (inside && group < rows) {
-#pragma unroll
-            for (int i = 0; i < PAIRS; i++) x[i] = reinterpret_cast<const Vector *>(input + group * in_features)[i];
-        }
-        unsigned int first[4 * PAIRS], second[4 * PAIRS], inputs[4 * PAIRS];
+        unsigned int first[4 * PAIRS], second[4 * PAIRS];
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             Pairs<BITS, T>::weights(weight.word[i], first + i * PAIRS);
             Pairs<BITS, T>::weights(weight8.word[i], second + i * PAIRS);
-            Pairs<BITS, T>::inputs(x[i * PAIRS / 4].word + i * PAIRS % 4, inputs + i * PAIRS);
         }
 #pragma unroll
-        for (int i = 0; i < 4 * PAIRS; i += 2)
-            multiply_tile(T(), sum[i / 2 % 2], first[i], second[i], first[i + 1], second[i + 1], inputs[i],
-                          inputs[i + 1]);
+        for (int tile = 0; tile < TILES; tile++) {
+            if (8 * tile >= rows) break;  // the same for the whole block
+            const int row = 8 * tile + group;
+            Vector x[PAIRS] = {};
+            if (inside && row < rows) {
+#pragma unroll
+                for (int i = 0; i < PAIRS; i++) x[i] = reinterpret_cast<const Vector *>(input + row * in_features)[i];
+            }
+            unsigned int inputs[4 * PAIRS];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                Pairs<BITS, T>::inputs(x[i * PAIRS / 4].word + i * PAIRS % 4, inputs + i * PAIRS);
+#pragma unroll
+            for (int i = 0; i < 4 * PAIRS; i += 2)
+                multiply_tile(T(), sum[TILES > 1 ? tile : i / 2 % 2], first[i], second[i], first[i + 1], second[i + 1],
+                              inputs[i], inputs[i + 1]);
+        }
     }
 
-    __device__ __forceinline__ void store(float (*partial)[8], int group, int member) {
-        partial[group][2 * member] = sum[0][0] + sum[1][0];
-        partial[group][2 * member + 1] = sum[0][1] + sum[1][1];
-        partial[group + 8][2 * member] = sum[0][2] + sum[1][2];
-        partial[group + 8][2 * member + 1] = sum[0][3] + sum[1][3];
+    __device__ __forceinline__ void store(float (*partial)[ROWS], int group, int member) {
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                partial[group + i / 2 * 8][8 * tile + 2 * member + i % 2] =
+                    TILES > 1 ? sum[tile][i] : sum[0][i] + sum[1][i];
+        }
     }
 };
 #endif
 
-template <int BITS, typename T> struct FloatTile {
-    enum { LOADS = 2, BLOCKS = 2 };
-    float sum[2][8] = {};  // features g and g + 8, all rows; over this lane's columns
+template <int BITS, typename T, int TILES> struct FloatTile {
+    enum { LOADS = 2, BLOCKS = 2, PASSES = TILES, ROWS = 8 };  // for so many sums there are no registers
+    float sum[2][ROWS] = {};  // features g and g + 8, all rows; over this lane's columns
 
     __device__ __forceinline__ void add(const Vector &weight, const Vector &weight8, const T *input,
                                         long long in_features, int rows, int, bool inside) {
@@ -339,7 +352,7 @@ template <int BITS, typename T> struct FloatTile {
             Weights<BITS, T>::unpack(weight.word[i], first);
             Weights<BITS, T>::unpack(weight8.word[i], second);
 #pragma unroll
-            for (int row = 0; row < 8; row++) {
+            for (int row = 0; row < ROWS; row++) {
                 if (row >= rows) break;
                 load_floats<COLUMNS>(input + row * in_features + i * COLUMNS, x);
 #pragma unroll
@@ -351,11 +364,11 @@ template <int BITS, typename T> struct FloatTile {
         }
     }
 
-    __device__ __forceinline__ void store(float (*partial)[8], int group, int member) {
+    __device__ __forceinline__ void store(float (*partial)[ROWS], int group, int member) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
 #pragma unroll
-            for (int row = 0; row < 8; row++) {
+            for (int row = 0; row < ROWS; row++) {
                 float value = sum[half][row];
                 value += shuffle_xor(value, 1);
                 value += shuffle_xor(value, 2);
@@ -390,29 +403,22 @@ __device__ __forceinline__ void load_weights(Vector *load, Vector *load8, const 
     }
 }
 
+// A block's ROWS rows from the first one of `input` on by its 16 output features; `partial` meets the warps' sums.
 // `input` and `residual` are not `__restrict__`: the read-only cache may hold what was there before an earlier kernel
 // wrote them.
 template <int BITS, typename T, typename Tile>
-__device__ __forceinline__ void linear(const T *input, const Vector *__restrict__ weight,
-                                       const half_t *__restrict__ scale, const T *__restrict__ bias, const T *residual,
-                                       float factor, int apply_gelu, T *output, int rows, int in_features,
-                                       int out_features) {
+__device__ __forceinline__ void linear_pass(const T *input, const Vector *row, const Vector *row8, const half_t *scale,
+                                            const T *bias, const T *residual, float factor, int apply_gelu, T *output,
+                                            int rows, int in_features, int out_features, int first_output,
+                                            float (*partial)[16][Tile::ROWS]) {
     const int COLUMNS = 128 / BITS;  // of a vector
-    __shared__ float partial[LINEAR_WARPS][16][8];
     const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;
-    const int first_row = 8 * blockIdx.x, first_output = 16 * blockIdx.y, vectors = in_features / COLUMNS;
-    // past the last feature the last one is read again, and not stored
-    const int feature = min(first_output + group, out_features - 1);
-    const int feature8 = min(first_output + group + 8, out_features - 1);
-    const Vector *row = weight + (long long)feature * vectors, *row8 = weight + (long long)feature8 * vectors;
-    input += (long long)first_row * in_features;
-    rows = min(rows - first_row, 8);
+    const int vectors = in_features / COLUMNS;
 
     // the four lanes of a group read 64 bytes of its rows, the warps of a block one such stretch after the other
     Tile tile;
     Vector load[Tile::LOADS], load8[Tile::LOADS];
     int start = 4 * warp;
-    let_next_kernel_start();
     load_weights<Tile>(load, load8, row, row8, start, member, vectors);
     wait_for_earlier_kernels();
     while (start < vectors) {
@@ -429,40 +435,69 @@ __device__ __forceinline__ void linear(const T *input, const Vector *__restrict_
     tile.store(partial[warp], group, member);
     __syncthreads();
 
-    const int output_row = threadIdx.x / 16, output_feature = first_output + threadIdx.x % 16;
-    if (output_row >= rows || output_feature >= out_features) return;
-    float value = 0.0f;
+    const int column = threadIdx.x % 16, output_feature = first_output + column;
+    for (int output_row = threadIdx.x / 16; output_row < rows; output_row += 2 * LINEAR_WARPS) {
+        if (output_feature >= out_features) break;
+        float value = 0.0f;
 #pragma unroll
-    for (int i = 0; i < LINEAR_WARPS; i++) value += partial[i][threadIdx.x % 16][output_row];
-    const long long place = (long long)(first_row + output_row) * out_features + output_feature;
-    if (BITS < 16) value *= to_float(scale[output_feature]);
-    if (bias) value += to_float(bias[output_feature]);
-    if (apply_gelu) value = gelu(value);
-    if (residual) value += factor * to_float(residual[place]);
-    output[place] = from_float<T>(value);
+        for (int i = 0; i < LINEAR_WARPS; i++) value += partial[i][column][output_row];
+        const long long place = (long long)output_row * out_features + output_feature;
+        if (BITS < 16) value *= to_float(scale[output_feature]);
+        if (bias) value += to_float(bias[output_feature]);
+        if (apply_gelu) value = gelu(value);
+        if (residual) value += factor * to_float(residual[place]);
+        output[place] = from_float<T>(value);
+    }
 }
 
-#define LINEAR(NAME, BITS, T, TILE)                                                                            \
-    extern "C" __global__ void __launch_bounds__(32 * LINEAR_WARPS, TILE<BITS, T>::BLOCKS)                     \
+template <int BITS, typename T, typename Tile>
+__device__ __forceinline__ void linear(const T *input, const Vector *__restrict__ weight,
+                                       const half_t *__restrict__ scale, const T *__restrict__ bias, const T *residual,
+                                       float factor, int apply_gelu, T *output, int rows, int in_features,
+                                       int out_features) {
+    __shared__ float partial[LINEAR_WARPS][16][Tile::ROWS];
+    const int group = threadIdx.x % 32 / 4, vectors = in_features * BITS / 128, first_output = 16 * blockIdx.y;
+    // past the last feature the last one is read again, and not stored
+    const Vector *row = weight + (long long)min(first_output + group, out_features - 1) * vectors;
+    const Vector *row8 = weight + (long long)min(first_output + group + 8, out_features - 1) * vectors;
+    let_next_kernel_start();
+#pragma unroll 1
+    for (int pass = 0; pass < Tile::PASSES; pass++) {
+        const long long first_row = Tile::ROWS * ((long long)Tile::PASSES * blockIdx.x + pass);
+        if (first_row >= rows) break;
+        if (pass) __syncthreads();  // `partial` has been read
+        linear_pass<BITS, T, Tile>(input + first_row * in_features, row, row8, scale, bias,
+                                   residual ? residual + first_row * out_features : residual, factor, apply_gelu,
+                                   output + first_row * out_features, min(rows - (int)first_row, (int)Tile::ROWS),
+                                   in_features, out_features, first_output, partial);
+    }
+}
+
+#define LINEAR_TILES(NAME, BITS, T, TILE, TILES)                                                               \
+    extern "C" __global__ void __launch_bounds__(32 * LINEAR_WARPS, TILE<BITS, T, TILES>::BLOCKS)              \
         NAME(const T *input, const Vector *weight, const half_t *scale, const T *bias, const T *residual,      \
              float factor, int apply_gelu, T *output, int rows, int in_features, int out_features) {           \
-        linear<BITS, T, TILE<BITS, T>>(input, weight, scale, bias, residual, factor, apply_gelu, output, rows, \
-                                       in_features, out_features);                                             \
+        linear<BITS, T, TILE<BITS, T, TILES>>(input, weight, scale, bias, residual, factor, apply_gelu,        \
+                                              output, rows, in_features, out_features);                        \
     }
+#define LINEAR(NAME, NUMBER, BITS, T, TILE)              \
+    LINEAR_TILES(NAME##_##NUMBER, BITS, T, TILE, 1)      \
+    LINEAR_TILES(NAME##_wide_##NUMBER, BITS, T, TILE, 4)
 
-LINEAR(linear_int4_half, 4, half_t, SHORT_TILE)
-LINEAR(linear_int4_bfloat16, 4, bfloat16_t, SHORT_TILE)
-LINEAR(linear_int4_float, 4, float, FloatTile)
-LINEAR(linear_int8_half, 8, half_t, SHORT_TILE)
-LINEAR(linear_int8_bfloat16, 8, bfloat16_t, SHORT_TILE)
-LINEAR(linear_int8_float, 8, float, FloatTile)
-LINEAR(linear_half, 16, half_t, SHORT_TILE)
-LINEAR(linear_bfloat16, 16, bfloat16_t, SHORT_TILE)
-LINEAR(linear_float, 32, float, FloatTile)
+LINEAR(linear_int4, half, 4, half_t, SHORT_TILE)
+LINEAR(linear_int4, bfloat16, 4, bfloat16_t, SHORT_TILE)
+LINEAR(linear_int4, float, 4, float, FloatTile)
+LINEAR(linear_int8, half, 8, half_t, SHORT_TILE)
+LINEAR(linear_int8, bfloat16, 8, bfloat16_t, SHORT_TILE)
+LINEAR(linear_int8, float, 8, float, FloatTile)
+LINEAR(linear, half, 16, half_t, SHORT_TILE)
+LINEAR(linear, bfloat16, 16, bfloat16_t, SHORT_TILE)
+LINEAR(linear, float, 32, float, FloatTile)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // layer_norm: output[n] = (input[n] - mean) / sqrt(variance + epsilon) * weight + bias
-// Grid n, up to 1024 threads in whole warps. Called twice a layer, and once before the output layer.
+// Grid n, up to 1024 threads in whole warps, 16 bytes a thread at once where rows are whole such vectors. Called twice
+// a layer, and once before the output layer.
 // ---------------------------------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float sum_over_block(float value) {
@@ -479,23 +514,60 @@ __device__ __forceinline__ float sum_over_block(float value) {
     return value;
 }
 
+// Up to a vector of numbers from column `start` on, zeros past the end.
+template <int N, typename T>
+__device__ __forceinline__ void load_columns(const T *row, int start, int columns, bool whole, float *value) {
+    if (whole) {
+        load_floats<N>(row + start, value);
+    } else {
+#pragma unroll
+        for (int i = 0; i < N; i++) value[i] = start + i < columns ? to_float(row[start + i]) : 0.0f;
+    }
+}
+
 template <typename T>
 __device__ __forceinline__ void layer_norm(const T *input, const T *__restrict__ weight, const T *__restrict__ bias,
                                            float epsilon, T *output, int hidden_size) {
     let_next_kernel_start();
     wait_for_earlier_kernels();
+    const int WIDTH = 16 / sizeof(T);  // numbers in a vector
+    const int first = WIDTH * threadIdx.x, step = WIDTH * blockDim.x;
     input += (long long)blockIdx.x * hidden_size;
     output += (long long)blockIdx.x * hidden_size;
-    float sum = 0.0f, squares = 0.0f;
-    for (int i = threadIdx.x; i < hidden_size; i += blockDim.x) sum += to_float(input[i]);
+    const size_t addresses = (size_t)input | (size_t)weight | (size_t)bias | (size_t)output;
+    const bool whole = hidden_size % WIDTH == 0 && addresses % 16 == 0;
+    float value[WIDTH], factor[WIDTH], offset[WIDTH], sum = 0.0f, squares = 0.0f;
+    for (int start = first; start < hidden_size; start += step) {
+        load_columns<WIDTH>(input, start, hidden_size, whole, value);
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) sum += value[i];
+    }
     const float mean = sum_over_block(sum) / hidden_size;
-    for (int i = threadIdx.x; i < hidden_size; i += blockDim.x) {
-        const float distance = to_float(input[i]) - mean;
-        squares += distance * distance;
+    for (int start = first; start < hidden_size; start += step) {
+        if (step < hidden_size) load_columns<WIDTH>(input, start, hidden_size, whole, value);  // else still held
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) {
+            const float distance = start + i < hidden_size ? value[i] - mean : 0.0f;
+            squares += distance * distance;
+        }
     }
     const float scale = 1.0f / sqrtf(sum_over_block(squares) / hidden_size + epsilon);
-    for (int i = threadIdx.x; i < hidden_size; i += blockDim.x)
-        output[i] = from_float<T>((to_float(input[i]) - mean) * scale * to_float(weight[i]) + to_float(bias[i]));
+    for (int start = first; start < hidden_size; start += step) {
+        if (step < hidden_size) load_columns<WIDTH>(input, start, hidden_size, whole, value);
+        load_columns<WIDTH>(weight, start, hidden_size, whole, factor);
+        load_columns<WIDTH>(bias, start, hidden_size, whole, offset);
+        Pack<T, WIDTH> pack;
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++)
+            pack.value[i] = from_float<T>((value[i] - mean) * scale * factor[i] + offset[i]);
+        if (whole) {
+            *reinterpret_cast<Pack<T, WIDTH> *>(output + start) = pack;
+        } else {
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++)
+                if (start + i < hidden_size) output[start + i] = pack.value[i];
+        }
+    }
 }
 
 #define LAYER_NORM(NAME, T)                                                                               \
@@ -550,7 +622,7 @@ ROTARY_TABLES(rotary_tables_float, float)
 //     stride, [4 + 2 layer] and [5 + 2 layer] addresses of keys and values [b, h, capacity, d]
 // Grid (splits, h, b), 128 threads: the keys are shared out over `splits` blocks; the one that ends last adds up.
 // d * sizeof(T) / 16 lanes read a key: a power of two up to 32. `partial` is [b, h, splits, d + 2] floats, `arrived`
-// [b, h] zeros, left as zeros. Called once a layer.
+// [b, h] zeros, left as zeros. A row whose column is below 0 has no cache, and its context is 0. Called once a layer.
 // ---------------------------------------------------------------------------------------------------------------------
 
 #define ATTENTION_THREADS 128
@@ -581,6 +653,11 @@ __device__ __forceinline__ void attention(const T *query_key_value, const T *cos
     T *value_cache = reinterpret_cast<T *>(place[5 + 2 * layer]) + row_head * capacity * head_size;
     const unsigned char *key_mask = reinterpret_cast<const unsigned char *>(place[2]);
     if (key_mask) key_mask += row * place[3] - prefix;
+    if (column[row] < 0) {  // a row that is not there: a graph may have more of them than the batch
+        for (int i = thread; split == 0 && i < head_size; i += ATTENTION_THREADS)
+            context[row_head * head_size + i] = from_float<T>(0.0f);
+        return;
+    }
 
     const int share = max((keys + (int)gridDim.x - 1) / (int)gridDim.x, ATTENTION_SPAN);
     const int splits = (keys + share - 1) / share;  // that have any keys

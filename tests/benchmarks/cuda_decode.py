@@ -21,23 +21,26 @@ from unittest import mock
 import torch
 from torch.nn import functional as F
 
-from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, cuda_kernels, modeling_chatglm
+from chatglm import ChatGLMCache, ChatGLMConfig, ChatGLMForConditionalGeneration, cuda_kernels, modeling_chatglm
 
 LEVELS = {0: "FP16", 8: "INT8", 4: "INT4"}
 MATRICES = ((12288, 4096), (4096, 4096), (16384, 4096), (4096, 16384), (130528, 4096))
 
 
-def build_model(config: ChatGLMConfig, bits: int, device: str = "cuda") -> ChatGLMForConditionalGeneration:
-    """Build a float16 model of random weights on the device, quantised to `bits` or not (0)."""
+def build_model(
+    config: ChatGLMConfig, bits: int, device: str = "cuda", dtype: torch.dtype = torch.float16
+) -> ChatGLMForConditionalGeneration:
+    """Build a model of random weights on the device, quantised to `bits` or not (0)."""
     config.quantization_bit = bits
     default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float16)
+    torch.set_default_dtype(dtype)
     try:
         with torch.device("meta"):
             model = ChatGLMForConditionalGeneration(config)
     finally:
         torch.set_default_dtype(default)
-    model = model.to_empty(device=device).eval()
+    # `model.to_empty` would make the tied matrix twice: 1.07 GB, which the device's peak would count
+    model.eval().transformer.to_empty(device=device)
     model.tie_weights()
     spread = {8: 74.0, 4: 4.6}.get(bits, 1.0)  # standard deviation of random packed numbers
     with torch.no_grad():
@@ -55,7 +58,8 @@ def build_model(config: ChatGLMConfig, bits: int, device: str = "cuda") -> ChatG
 
 def random_prompt(config: ChatGLMConfig, length: int, device: torch.device) -> torch.Tensor:
     """Return a prompt [1, length] of random words, ending in `[gMASK] <sop>`."""
-    words = torch.randint(1000, config.bos_token_id - 1000, (1, length - 2), device=device)
+    end = min(config.bos_token_id, config.gmask_token_id, config.mask_token_id)
+    words = torch.randint(end // 100, end, (1, length - 2), device=device)
     return torch.cat([words, torch.tensor([[config.gmask_token_id, config.bos_token_id]], device=device)], dim=1)
 
 
@@ -68,33 +72,38 @@ def three_rounds(model: ChatGLMForConditionalGeneration, question: int = 64, ans
         model.generate(prompt, max_new_tokens=answer, min_new_tokens=answer, do_sample=True, top_p=0.7)
 
 
-def token_bytes(model: ChatGLMForConditionalGeneration, context: int) -> int:
-    """Return the bytes that a token has to read: the weights that it is multiplied with, and the cache."""
+def token_bytes(model: ChatGLMForConditionalGeneration, context: int, rows: int = 1) -> int:
+    """Return the bytes that a step of some rows has to read: the weights that it multiplies with, and the cache."""
     config = model.config
     tensors = [*model.transformer.layers.state_dict().values(), *model.lm_head.state_dict().values()]
-    cache = 2 * config.num_layers * config.hidden_size * context * 2
+    cache = rows * 2 * config.num_layers * config.hidden_size * context * 2
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) + cache
 
 
-def median_ms(function: Callable[[], object], repeats: int) -> float:
-    """Return the median time on the device of a call, in milliseconds, after one call to warm up."""
+def median_ms(function: Callable[[], object], repeats: int, device: str = "cuda") -> float:
+    """Return the median time of a call, on a GPU its time there, in milliseconds, after one call to warm up."""
     function()
     times = []
     for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
+        if torch.device(device).type == "cuda":
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            function()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end))
+        else:
+            began = time.perf_counter()
+            function()
+            times.append(1000 * (time.perf_counter() - began))
     return statistics.median(times)
 
 
-def copy_bandwidth() -> float:
-    """Return the bandwidth of a copy of 4 GB within the device, bytes read and written, in bytes a second."""
-    source = torch.randint(-128, 128, (1 << 32,), dtype=torch.int8, device="cuda")
+def copy_bandwidth(device: str = "cuda", size: int = 1 << 32) -> float:
+    """Return the bandwidth of a copy of `size` bytes within the device, bytes read and written, in bytes a second."""
+    source = torch.randint(-128, 128, (size,), dtype=torch.int8, device=device)
     target = torch.empty_like(source)
-    return 2 * len(source) / median_ms(lambda: target.copy_(source), 10) * 1000
+    return 2 * size / median_ms(lambda: target.copy_(source), 10, device) * 1000
 
 
 @contextmanager
@@ -112,18 +121,28 @@ def unpack_first():
 
 
 @torch.no_grad()
-def step_ms(model: ChatGLMForConditionalGeneration, prompt: torch.Tensor, tokens: int, repeats: int) -> float:
-    """Return the milliseconds of a greedy token by `forward`, the sampled token staying on the device."""
+def read_rows(model: ChatGLMForConditionalGeneration, context: int, rows: int) -> ChatGLMCache:
+    """Return a cache of so many rows, each with the same prompt of `context` tokens, which is read once."""
+    prompt = random_prompt(model.config, context, model.device)
+    cache = ChatGLMCache()
+    model(prompt, cache=cache, use_cache=True, logits_to_keep=1)
+    cache.batch_repeat_interleave(rows)
+    return cache
+
+
+@torch.no_grad()
+def step_ms(model: ChatGLMForConditionalGeneration, cache: ChatGLMCache, tokens: int, repeats: int) -> float:
+    """Return the milliseconds of a greedy step of all rows by `forward`, the sampled tokens staying on the device."""
 
     def decode() -> None:
         nonlocal token
         for _ in range(tokens):
-            token = model(token, past_key_values=cache).logits[:, -1:].argmax(dim=-1)
-        cache.crop(prompt.shape[1])
+            token = model(token, cache=cache).logits[:, -1:].argmax(dim=-1)
+        cache.crop(context)
 
-    cache = model(prompt, use_cache=True, logits_to_keep=1).past_key_values
-    token = torch.full((len(prompt), 1), 5000, device=prompt.device)
-    return median_ms(decode, repeats) / tokens
+    context = cache.get_seq_length()
+    token = torch.full((cache.batch_size, 1), 5000 % model.config.vocab_size, device=model.device)
+    return median_ms(decode, repeats, model.device.type) / tokens
 
 
 def generate_ms(model: ChatGLMForConditionalGeneration, prompt: torch.Tensor, tokens: int, repeats: int) -> float:
@@ -148,16 +167,17 @@ def measure_level(bits: int, arguments: argparse.Namespace, bandwidth: float) ->
     three_rounds(model)
     memory = torch.cuda.max_memory_reserved() / 1e9
     prompt = random_prompt(model.config, arguments.prompt, model.device)
-    timing = (model, prompt, arguments.tokens, arguments.repeats)
+    timing = (arguments.tokens, arguments.repeats)
+    one, eight = read_rows(model, arguments.prompt, 1), read_rows(model, arguments.prompt, 8)
     bound = token_bytes(model, arguments.prompt + arguments.tokens // 2) / bandwidth * 1000
-    step, generate = step_ms(*timing), generate_ms(*timing)
+    step, generate = step_ms(model, one, *timing), generate_ms(model, prompt, *timing)
     with no_graph():
-        slow = step_ms(*timing)
+        slow = step_ms(model, one, *timing)
     original = float("nan")
     if bits:
         with unpack_first():
-            original = step_ms(model, prompt, max(8, arguments.tokens // 8), arguments.repeats)
-    batch = step_ms(model, prompt.repeat(8, 1), arguments.tokens, arguments.repeats)
+            original = step_ms(model, one, max(8, arguments.tokens // 8), arguments.repeats)
+    batch = step_ms(model, eight, *timing)
     columns = [LEVELS[bits], f"{1000 / bound:.0f}", f"{1000 / step:.0f}", f"{100 * bound / step:.0f} %"]
     columns += [f"{1000 / generate:.0f}", f"{1000 / slow:.0f}", f"{1000 / original:.0f}", f"{original / step:.1f}"]
     print("| " + " | ".join([*columns, f"{8000 / batch:.0f}", f"{memory:.1f}"]) + " |", flush=True)
