@@ -12,7 +12,6 @@ Shapes: `b` batch, `s` prompt tokens, `t` tokens so far, `v` vocabulary.
 from __future__ import annotations
 
 import functools
-import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -130,15 +129,23 @@ class InvalidScoreLogitsProcessor(LogitsProcessor):
         return scores
 
 
-class ForbidTokens(LogitsProcessor):
-    """Never take some tokens, given as a bool [v]; see `foreign_tokens`."""
+class AdjustLogits(LogitsProcessor):
+    """Change the logits of the library's `generate` as those of our own loop are, see `Sampler.adjust`.
 
-    def __init__(self, forbidden: Tensor) -> None:
-        self.forbidden = forbidden
+    Args:
+        start: returns the sampler of an answer that has no token yet.
+        prompt_length: tokens before the answer.
+    """
+
+    def __init__(self, start: Callable[[], Sampler], prompt_length: int) -> None:
+        self.start, self.prompt_length = start, prompt_length
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        forbidden = self.forbidden[: scores.shape[-1]].to(scores.device)
-        scores[:, : len(forbidden)].masked_fill_(forbidden, -math.inf)
+        for answer_ids, row in zip(input_ids[:, self.prompt_length :].tolist(), scores, strict=True):
+            sampler = self.start()  # of beams, a row may go on another one's answer
+            for token_id in answer_ids:
+                sampler.take(token_id)
+            sampler.adjust(row)
         return scores
 
 
@@ -513,7 +520,8 @@ class ChatMixin:
             logger.warning("history too long for max_length %d: the %d oldest rounds were left out", limit, dropped)
         room = limit - len(prompt_ids)
         room = room if max_new_tokens is None else min(room, max_new_tokens)
-        text = AnswerText(tokenizer, map_punctuation, (stop,) if isinstance(stop, str) else stop)
+        stop = (stop,) if isinstance(stop, str) else stop
+        text = AnswerText(tokenizer, map_punctuation, stop, generation.get("min_tokens", 0))
         with closing(self._answer_ids(tokenizer, prompt_ids, room, streamed, **generation)) as answer_ids:
             for token_id in answer_ids:
                 yield text.put(token_id)
@@ -539,36 +547,33 @@ class ChatMixin:
                 the library's `generate`.
         """
         sampling = Sampling(**{name: more.pop(name) for name in PARAMETERS if name in more})
-        library, seed = more, sampling.seed
+        sampling.check_vocabulary(self.config.vocab_size)
+        library, seed, ends = more, sampling.seed, end_token_ids(self)
         foreign = None if sampling.language is None else foreign_tokens(tokenizer, sampling.language)
         input_ids = torch.tensor([prompt_ids], device=self.device)
         inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        sampling.temperature = sampling.temperature if do_sample else 0
         if library or num_beams != 1:
             if seed is not None:
                 raise ValueError(
                     f"seed is not for the library's generate, which {', '.join(library) or 'num_beams'} asks for: "
                     "call torch.manual_seed instead"
                 )
-            forbid = [] if foreign is None else [ForbidTokens(foreign)]
-            sampled = {name: getattr(sampling, name) for name in ("top_k", "top_p", "temperature")} | {
-                "do_sample": True
-            }
+            adjust = AdjustLogits(lambda: Sampler(sampling, foreign, prompt_ids, ends), len(prompt_ids))
+            sampled = {name: getattr(sampling, name) for name in ("top_k", "top_p", "temperature")}
             arguments = {
                 **inputs,
-                **(sampled if do_sample and sampling.temperature else {"do_sample": False}),
+                **({"do_sample": True, **sampled} if sampling.temperature else {"do_sample": False}),
                 "max_length": len(prompt_ids) + max_new_tokens,
                 "num_beams": num_beams,
-                "repetition_penalty": sampling.repetition_penalty,
-                "logits_processor": [*(logits_processor or []), *forbid],
+                "logits_processor": [adjust, *(logits_processor or [])],
                 **library,
             }
             yield from self._library_ids(arguments, streamed)
             return
         sampling.seed = int(torch.randint(1 << 62, ())) if seed is None else seed
-        sampling.temperature = sampling.temperature if do_sample else 0
-        sampler = Sampler(sampling, foreign, prompt_ids)
-        ends, pad = end_token_ids(self), self.config.pad_token_id
-        arguments = [sampler], max_new_tokens, ends, pad, logits_processor
+        sampler = Sampler(sampling, foreign, prompt_ids, ends)
+        arguments = [sampler], max_new_tokens, ends, self.config.pad_token_id, logits_processor
         for (token_id,) in decode(self, input_ids, inputs["attention_mask"], *arguments):
             yield token_id
 

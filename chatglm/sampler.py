@@ -46,26 +46,50 @@ class Sampler:
         sampling: the parameters.
         foreign: bool [v], true for tokens that are never taken, see `foreign_tokens`; None for no such tokens.
         prompt_ids: of the prompt, for the repetition penalty.
+        end_ids: tokens that end an answer.
     """
 
-    def __init__(self, sampling: Sampling, foreign: Tensor | None = None, prompt_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        foreign: Tensor | None = None,
+        prompt_ids: Iterable[int] = (),
+        end_ids: Iterable[int] = (),
+    ) -> None:
         self.sampling, self.foreign, seed = sampling, foreign, sampling.seed
         # Python's generator takes the absolute value of a seed, which would join -1 and 1
         self.random = random.Random(None if seed is None else seed % (1 << 64))
         self.seen = set(prompt_ids) if sampling.repetition_penalty != 1 else None
+        self.end_ids, self.length = sorted(end_ids), 0
+        self.counts: dict[int, int] = {}  # of the answer's tokens
 
     def adjust(self, logits: Tensor) -> None:
-        """Apply repetition penalty and language to logits [v], in place."""
+        """Apply biases, penalties, and what may not be taken, to logits [v] in place; sums and order are vLLM's."""
+        sampling, device = self.sampling, logits.device
+        if sampling.logit_bias:
+            ids = torch.tensor(list(sampling.logit_bias), device=device)
+            logits[ids] += torch.tensor(list(sampling.logit_bias.values()), dtype=logits.dtype, device=device)
         if self.seen:
-            ids = torch.tensor(sorted(self.seen), device=logits.device)
-            scores, penalty = logits[ids], self.sampling.repetition_penalty
+            ids = torch.tensor(sorted(self.seen), device=device)
+            scores, penalty = logits[ids], sampling.repetition_penalty
             logits[ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
+        if self.counts and (sampling.frequency_penalty or sampling.presence_penalty):
+            counts = torch.tensor(list(self.counts.values()), dtype=logits.dtype, device=device)
+            penalties = sampling.frequency_penalty * counts + sampling.presence_penalty
+            logits[torch.tensor(list(self.counts), device=device)] -= penalties
+        if sampling.ignore_eos or self.length < sampling.min_tokens:
+            logits[self.end_ids] = -math.inf
         if self.foreign is not None:
-            self.foreign = self.foreign[: len(logits)].to(logits.device)
+            self.foreign = self.foreign[: len(logits)].to(device)
             logits[: len(self.foreign)].masked_fill_(self.foreign, -math.inf)
+        if sampling.min_p and sampling.temperature > 0:  # a share of probabilities is a distance of logits
+            least = logits.max() + sampling.temperature * math.log(sampling.min_p)
+            logits.masked_fill_(logits < least, -math.inf)
 
     def take(self, token_id: int) -> None:
         """Note a token of the answer."""
+        self.length += 1
+        self.counts[token_id] = self.counts.get(token_id, 0) + 1
         if self.seen is not None:
             self.seen.add(token_id)
 

@@ -47,6 +47,7 @@ class Request(Sampling):
         stop: texts that end the answer, which does not include them.
         logprobs: number of likeliest tokens to report with each token, 0 for its own probability only, None for none.
         map_punctuation: see `process_response` of the model.
+        before: text of the answer that the prompt ends with, and that is not repeated.
         embedding: no answer is wanted but the mean of the prompt's last hidden states.
     """
 
@@ -55,6 +56,7 @@ class Request(Sampling):
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     map_punctuation: bool = True
+    before: str = ""
     embedding: bool = False
 
 

@@ -97,11 +97,13 @@ class Engine:
             PromptTooLongError: a prompt leaves no token for an answer.
             QueueFullError: there is no place for them.
             ClosedError: the engine is closing.
+            ValueError: `logit_bias` names tokens that the vocabulary does not have.
         """
         limit = self.model.config.max_sequence_length
         for request in requests:
             if len(request.prompt_ids) >= limit:
                 raise PromptTooLongError(len(request.prompt_ids), limit)
+            request.check_vocabulary(self.model.config.vocab_size)
         answers = [Answer(request) for request in requests]
         with self.changed:
             if self.closing or not self.alive:
