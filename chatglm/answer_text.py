@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .grammar import Grammar
     from .tokenization_chatglm import ChatGLMTokenizer
 
 WORD_START = "▁"
@@ -158,6 +159,7 @@ class AnswerText:
         stop: texts that end the answer, which does not include them.
         min_tokens: tokens before stop texts count.
         before: text that the answer goes on from.
+        grammar: the answer's form, which holds for the text as it is; None for plain text.
     """
 
     def __init__(
@@ -167,9 +169,12 @@ class AnswerText:
         stop: Sequence[str] = (),
         min_tokens: int = 0,
         before: str = "",
+        grammar: Grammar | None = None,
     ) -> None:
         self.special_ids = set(tokenizer.all_special_ids)
-        self.decoder = IncrementalDecoder(tokenizer, started=before != "")
+        self.grammar, self.exact = grammar, None if grammar else False  # None: the text's start will say
+        started = before != "" if grammar is None else grammar.keeps_space
+        self.decoder = IncrementalDecoder(tokenizer, started)
         self.settled, self.stop, self.unstopped = SettledText(map_punctuation, before), StopText(stop), min_tokens
 
     @property
@@ -180,7 +185,7 @@ class AnswerText:
     def put(self, token_id: int) -> str:
         """Take the next token and return the text that is final now, possibly ""."""
         text = "" if token_id in self.special_ids else self.decoder.put(token_id)
-        text = self.settled.put(text)
+        text = self._settle(text)
         if self.unstopped:
             self.unstopped -= 1
             return text
@@ -188,4 +193,9 @@ class AnswerText:
 
     def end(self) -> str:
         """Return what was held back when no more tokens come."""
-        return "" if self.stopped else self.stop.put(self.settled.put(self.decoder.end(), ended=True), ended=True)
+        return "" if self.stopped else self.stop.put(self._settle(self.decoder.end(), ended=True), ended=True)
+
+    def _settle(self, text: str, ended: bool = False) -> str:
+        if self.exact is None and text:
+            self.exact = text.startswith(self.grammar.exact_start)
+        return text if self.exact else self.settled.put(text, ended)

@@ -14,8 +14,9 @@ from __future__ import annotations
 import functools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from transformers.utils import logging
 
 from .answer_text import AnswerText, process_response
 from .cache import CACHE_NAME, ChatGLMCache, one_cache
+from .grammar import Grammar, GrammarError, response_grammar
 from .positions import PromptLayout, refuse_right_padding
 from .sampler import InvalidLogitsError, Sampler, foreign_tokens, sample
 from .sampling import MAX_LENGTH, PARAMETERS, Sampling, check_parameter
@@ -71,18 +73,27 @@ def decode(
             process = functools.partial(processors, input_ids)
         tokens = sample(output.logits[:, -1].to(torch.float32, copy=True), samplers, process)
         if None in tokens:
-            raise InvalidLogitsError
+            raise next((broken(sampler) for sampler, token in zip(samplers, tokens, strict=True) if token is None))
         for sampler, token_id in zip(samplers, tokens, strict=True):
             sampler.take(token_id)
         tokens = [token_id if runs else pad_token_id for token_id, runs in zip(tokens, running, strict=True)]
         yield tokens
-        running = [runs and token_id not in end_ids for token_id, runs in zip(tokens, running, strict=True)]
+        running = [
+            runs and token_id not in end_ids and not sampler.finished
+            for sampler, token_id, runs in zip(samplers, tokens, running, strict=True)
+        ]
         if not remaining or not any(running):
             return
         new_ids = torch.tensor(tokens, device=input_ids.device)[:, None]  # [b, 1]
         if processors:
             input_ids = torch.cat([input_ids, new_ids], dim=1)
         output = model(input_ids=new_ids, cache=output.cache, use_cache=True)
+
+
+def broken(sampler: Sampler) -> Exception:
+    """Return why there is no next token."""
+    error = sampler.constraint and sampler.constraint.error
+    return GrammarError(f"the answer's form could not be followed further: {error}") if error else InvalidLogitsError()
 
 
 def end_token_ids(model: PreTrainedModel) -> set[int]:
@@ -421,8 +432,8 @@ class ChatMixin:
             logits_processor: applied to the logits of every token.
             map_punctuation: see `process_response`.
             on_dropped_rounds: called with the number of rounds left out, if any were.
-            **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`, `seed`
-                and `stop`; with any others, which are for the library's `generate`, that computes the answer.
+            **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`, `seed`,
+                `stop` and `response_format`; with any others, which are for the library's `generate`, that computes the answer.
 
         Returns:
             The answer, and the history with this round added.
@@ -430,6 +441,7 @@ class ChatMixin:
         Raises:
             PromptTooLongError: the question alone is longer than the limit.
             InvalidLogitsError: the model computed NaN or infinite logits.
+            GrammarError: a `response_format` that is none, or cannot be followed.
             ValueError: an argument that asks for something else than one answer.
         """
         pieces = self._answer(
@@ -502,6 +514,7 @@ class ChatMixin:
         max_length: int | None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
         **generation,
     ) -> Iterator[str]:
         """Yield the answer to a question in final pieces of text, some of them empty.
@@ -509,6 +522,7 @@ class ChatMixin:
         Args:
             max_new_tokens: limit of the answer alone, in tokens.
             stop: texts that end the answer, which does not include them.
+            response_format: the form that the answer has, see `response_grammar`.
             **generation: of `_answer_ids`.
         """
         limit = min(max_length or self.config.max_sequence_length, self.config.max_sequence_length)
@@ -521,8 +535,9 @@ class ChatMixin:
         room = limit - len(prompt_ids)
         room = room if max_new_tokens is None else min(room, max_new_tokens)
         stop = (stop,) if isinstance(stop, str) else stop
-        text = AnswerText(tokenizer, map_punctuation, stop, generation.get("min_tokens", 0))
-        with closing(self._answer_ids(tokenizer, prompt_ids, room, streamed, **generation)) as answer_ids:
+        grammar = response_grammar(tokenizer, response_format)
+        text = AnswerText(tokenizer, map_punctuation, stop, generation.get("min_tokens", 0), grammar=grammar)
+        with closing(self._answer_ids(tokenizer, prompt_ids, room, streamed, grammar, **generation)) as answer_ids:
             for token_id in answer_ids:
                 yield text.put(token_id)
                 if text.stopped:
@@ -535,6 +550,7 @@ class ChatMixin:
         prompt_ids: list[int],
         max_new_tokens: int,
         streamed: bool,
+        grammar: Grammar | None,
         do_sample: bool,
         logits_processor: Sequence[LogitsProcessor] | None,
         num_beams: int = 1,
@@ -559,7 +575,7 @@ class ChatMixin:
                     f"seed is not for the library's generate, which {', '.join(library) or 'num_beams'} asks for: "
                     "call torch.manual_seed instead"
                 )
-            adjust = AdjustLogits(lambda: Sampler(sampling, foreign, prompt_ids, ends), len(prompt_ids))
+            adjust = AdjustLogits(lambda: Sampler(sampling, foreign, prompt_ids, ends, grammar), len(prompt_ids))
             sampled = {name: getattr(sampling, name) for name in ("top_k", "top_p", "temperature")}
             arguments = {
                 **inputs,
@@ -572,7 +588,7 @@ class ChatMixin:
             yield from self._library_ids(arguments, streamed)
             return
         sampling.seed = int(torch.randint(1 << 62, ())) if seed is None else seed
-        sampler = Sampler(sampling, foreign, prompt_ids, ends)
+        sampler = Sampler(sampling, foreign, prompt_ids, ends, grammar, max_new_tokens)
         arguments = [sampler], max_new_tokens, ends, self.config.pad_token_id, logits_processor
         for (token_id,) in decode(self, input_ids, inputs["attention_mask"], *arguments):
             yield token_id

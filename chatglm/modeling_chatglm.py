@@ -37,6 +37,7 @@ from .cuda_decode import decode_step, release_graphs
 from .cuda_kernels import linear  # noqa: F401
 from .dialogue import build_prompt  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
+from .grammar import Grammar  # noqa: F401
 from .kernel_cache import find_source  # noqa: F401
 from .mapped_memory import release_pages  # noqa: F401
 from .positions import AttentionPlan, PromptLayout, apply_rotary, rotary_tables

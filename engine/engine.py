@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
-from chatglm.generation_chatglm import end_token_ids
+from chatglm import ChatGLMTokenizer, PromptTooLongError
+from chatglm.generation_chatglm import broken, end_token_ids
 from chatglm.sampler import sample
 from loading.devices import free_memory
 
@@ -293,7 +293,7 @@ class Engine:
         if answer.first_token is None:
             answer.first_token = time.monotonic()
         if token is None:
-            self._end(answer, Piece(error=InvalidLogitsError()))
+            self._end(answer, Piece(error=broken(row.sampler)))
             return True
         ended = token in self.end_ids
         row.last_token = token
@@ -302,8 +302,9 @@ class Engine:
             answer.completion_tokens += 1
             if probability is not None:
                 row.logprobs.append(probability)
-        full = not ended and answer.completion_tokens >= row.limit
         text = "" if ended else row.text.put(token)
+        ended = ended or row.sampler.finished
+        full = answer.completion_tokens >= row.limit
         if ended or full:
             text += row.text.end()
         finish_reason = "stop" if ended or row.text.stopped else "length" if full else None

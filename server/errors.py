@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 import engine
 from chatglm import InvalidLogitsError, PromptTooLongError
+from chatglm.grammar import GrammarError
 
 from .protocol import ApiError, error_body
 
@@ -19,6 +20,7 @@ ENGINE_ERRORS = {  # status, code
     engine.AnswerTimeoutError: (504, "answer_timeout"),
     engine.ClosedError: (503, "shutting_down"),
     engine.StepError: (503, "not_computed"),
+    GrammarError: (400, "invalid_response_format"),
     InvalidLogitsError: (500, "invalid_logits"),
 }
 MEANINGS = {
