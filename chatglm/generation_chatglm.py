@@ -432,8 +432,9 @@ class ChatMixin:
             logits_processor: applied to the logits of every token.
             map_punctuation: see `process_response`.
             on_dropped_rounds: called with the number of rounds left out, if any were.
-            **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`, `seed`,
-                `stop` and `response_format`; with any others, which are for the library's `generate`, that computes the answer.
+            **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`,
+                `seed`, `stop` and `response_format`; with any others, which are for the library's `generate`, that
+                computes the answer.
 
         Returns:
             The answer, and the history with this round added.

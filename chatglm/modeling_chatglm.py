@@ -46,6 +46,7 @@ from .quantization import quantize as quantize_layers
 from .sampler import Sampler  # noqa: F401
 from .sampling import Sampling  # noqa: F401
 from .tokenization_chatglm import ChatGLMTokenizer  # noqa: F401
+from .tools import CallReader  # noqa: F401
 from .vocabulary import load_vocabulary  # noqa: F401
 
 logger = logging.get_logger(__name__)

@@ -33,6 +33,7 @@ from .protocol import (
     usage,
 )
 from .service import STREAMED, EventStream, Service, in_turn
+from .tool_calls import ChatAnswer
 
 
 def add_openai_routes(app: FastAPI, service: Service) -> None:
@@ -69,34 +70,38 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
     async def events(body: OpenAIRequest, answers: list[Answer], name: str, query: Any) -> AsyncIterator[str]:
         chat = isinstance(body, ChatCompletionRequest)
         kind, texts = "chat.completion.chunk" if chat else "text_completion", [""] * len(answers)
+        shapes = [ChatAnswer(body) if chat else None for _ in answers]
 
-        def content(text: str) -> dict[str, Any]:
-            return {"delta": {"content": text} if text else {}} if chat else {"text": text}
+        def contents(index: int, text: str) -> list[dict[str, Any]]:
+            if not chat:
+                return [{"text": text}] if text else []
+            return [{"delta": delta} for delta in shapes[index].deltas(text)]
 
         def send(*choices: dict[str, Any], **more: Any) -> str:
             return event(frame(body, name, kind, list(choices), **more))
 
-        if chat:  # at once, while the request may still wait: clients give up without a first byte
-            for index in range(len(answers)):
+        empty = {"delta": {}} if chat else {"text": ""}
+        for index, echo in enumerate(echoes(body)):
+            if chat:  # at once, while the request may still wait: clients give up without a first byte
                 yield send(choice(index, None, None, delta={"role": "assistant"}))
-        for index, text in enumerate(echoes(body)):
-            if text:
-                yield send(choice(index, None, None, text=text))
+            elif echo:
+                yield send(choice(index, None, None, text=echo))
         try:
             async for index, piece in in_turn(answers):
                 logprobs = None
                 if body.probabilities() is not None and piece.logprobs:
-                    offset = len(texts[index])
                     logprobs = (
                         chat_logprobs(tokenizer, piece.logprobs)
                         if chat
-                        else completion_logprobs(tokenizer, piece.logprobs, offset)
+                        else completion_logprobs(tokenizer, piece.logprobs, len(texts[index]))
                     )
                 texts[index] += piece.text
-                if piece.text or logprobs:
-                    yield send(choice(index, None, logprobs, **content(piece.text)))
+                for content in contents(index, piece.text) or ([empty] if logprobs else []):
+                    yield send(choice(index, None, logprobs, **content))
+                    logprobs = None
                 if piece.finish_reason:
-                    yield send(choice(index, piece.finish_reason, None, **content("")))
+                    reason = shapes[index].finish_reason(piece.finish_reason) if chat else piece.finish_reason
+                    yield send(choice(index, reason, None, **empty))
             if body.stream_options is not None and body.stream_options.include_usage:
                 yield send(usage=usage(answers))
         except tuple(ENGINE_ERRORS) as error:
@@ -113,15 +118,16 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
         headers, echoed = service.ignored_header(name, body), echoes(body)
         if body.stream:
             return EventStream(request, answers, events(body, answers, name, query), headers)
-        choices, shape = [], chat_logprobs if chat else completion_logprobs
+        choices, logprobs = [], None
         for index, whole in enumerate(await service.collect(request, answers, name, query)):
-            logprobs = None if body.probabilities() is None else shape(tokenizer, whole.logprobs)
-            content = (
-                {"message": {"role": "assistant", "content": whole.text}}
-                if chat
-                else {"text": echoed[index] + whole.text}
-            )
-            choices.append(choice(index, whole.finish_reason, logprobs, **content))
+            reason, content = whole.finish_reason, {"text": echoed[index] + whole.text}
+            if chat:
+                answer = ChatAnswer(body)
+                content = {"message": answer.message(whole.text)}
+                reason = answer.finish_reason(reason)
+            if body.probabilities() is not None:
+                logprobs = (chat_logprobs if chat else completion_logprobs)(tokenizer, whole.logprobs)
+            choices.append(choice(index, reason, logprobs, **content))
         kind = "chat.completion" if chat else "text_completion"
         return JSONResponse(frame(body, name, kind, choices, usage=usage(answers)), headers=headers)
 
@@ -151,7 +157,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
         """Return the ids of a prompt, as vLLM's server does."""
         service.check_size(body.prompt or "", *(message.text() for message in body.messages or ()))
         if body.messages is not None:
-            encode = service.dialogue_encoder(body.messages)
+            encode, _ = service.dialogue_encoder(body.messages)
         else:
             encode = tokenizer.encode_prompt if body.add_special_tokens else tokenizer.encode_text
             encode = functools.partial(encode, body.prompt)

@@ -18,6 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from chatglm import ChatGLMTokenizer, messages_to_rounds
 from chatglm.sampling import PARAMETERS, Range
+from chatglm.tools import plain_messages
 from engine import Answer, TokenProbability
 
 DONE = "data: [DONE]\n\n"
@@ -190,12 +191,68 @@ class Part(BaseModel):
         return self
 
 
+class CalledFunction(BaseModel):
+    """The function of a call: its arguments are JSON as a text, or an object."""
+
+    name: str
+    arguments: str | dict[str, Any] | None = None
+
+
+class ToolCall(BaseModel):
+    """A call in an assistant's message."""
+
+    id: str | None = None
+    function: CalledFunction
+
+
+class Function(BaseModel):
+    """A function that the model may call; its parameters are a JSON schema."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(BaseModel):
+    """A tool, of the one kind that there is."""
+
+    type: Literal["function"] = "function"
+    function: Function
+
+
+class FunctionName(BaseModel):
+    """A function's name."""
+
+    name: str
+
+
+class NamedTool(BaseModel):
+    """The function that has to be called."""
+
+    type: Literal["function"] = "function"
+    function: FunctionName
+
+
+class StructuredOutputs(BaseModel):
+    """The form of an answer as vLLM's clients name it; one of these."""
+
+    model_config = ConfigDict(populate_by_name=True, extra="forbid")
+    schema_: Annotated[dict[str, Any] | str | None, Field(alias="json")] = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    json_object: bool | None = None
+
+
 class Message(BaseModel):
-    """A message of a dialogue; further fields, as `name`, are ignored."""
+    """A message of a dialogue; further fields are ignored. Roles `tool` and `function` bring results of calls."""
 
     model_config = ConfigDict(strict=True)
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
     def text(self) -> str:
         """Return the content as one text."""
@@ -222,6 +279,29 @@ class OpenAIRequest(TextRequest):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: Ignored = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+
+    def form(self) -> dict[str, Any] | None:
+        """Return the form of the answer that is asked for, as `chatglm.grammar.response_grammar` takes it.
+
+        Raises:
+            ApiError: there are several, or a schema that is no JSON.
+        """
+        other = self.structured_outputs or StructuredOutputs()
+        forms = [] if (self.response_format or {}).get("type", "text") == "text" else [self.response_format]
+        for schema in (other.schema_, self.guided_json):
+            if schema is not None:
+                forms.append({"type": "json_schema", "json_schema": {"schema": read_schema(schema)}})
+        forms += [{"type": "json_object"}] if other.json_object else []
+        forms += [{"type": "regex", "regex": one} for one in (other.regex, self.guided_regex) if one is not None]
+        forms += [{"type": "choice", "choice": one} for one in (other.choice, self.guided_choice) if one is not None]
+        if len(forms) > 1:
+            raise ApiError(400, "an answer has one form: give one of them", "invalid_value", None, "response_format")
+        return forms[0] if forms else None
 
     def limit(self) -> int | None:
         """Return how many tokens an answer may have, None for as many as there is room for."""
@@ -245,12 +325,32 @@ class ChatCompletionRequest(OpenAIRequest):
     metadata: Ignored = None
     service_tier: Ignored = None
     modalities: unsupported(["text"]) = None
-    parallel_tool_calls: Ignored = None
-    response_format: unsupported({"type": "text"}) = None
-    tools: unsupported([]) = None
-    tool_choice: unsupported("none", "auto") = None
+    parallel_tool_calls: bool | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     functions: unsupported([], advice="send `tools`") = None
     function_call: unsupported("none", "auto", advice="send `tool_choice`") = None
+
+    @property
+    def named_tool(self) -> str | None:
+        """Name of the one function that has to be called, if there is one."""
+        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else None
+
+    def callable_functions(self) -> list[dict[str, Any]]:
+        """Return the functions that the answer may call.
+
+        Raises:
+            ApiError: a call is asked for, and the function is not there.
+        """
+        functions = [tool.function.model_dump() for tool in self.tools or ()]
+        name = self.named_tool
+        chosen = [one for one in functions if name in (None, one["name"])] if self.tool_choice != "none" else []
+        if not chosen and (name is not None or self.tool_choice == "required"):
+            missing = "function in tools" if name is None else f"function {name!r:.80} in tools"
+            raise ApiError(
+                400, f"tool_choice asks for a call, but there is no {missing}", "invalid_value", None, "tool_choice"
+            )
+        return chosen
 
     def limit(self) -> int | None:
         """Return how many tokens an answer may have, None for as many as there is room for."""
@@ -349,13 +449,24 @@ class EmbeddingRequest(BaseModel):
         return [self.input] if isinstance(self.input, str) else self.input
 
 
-def to_rounds(messages: Sequence[Message]) -> tuple[str, list[tuple[str, str]], str]:
+def read_schema(schema: dict[str, Any] | str) -> Any:
+    """Return a JSON schema that may be given as a text."""
+    try:
+        return json.loads(schema) if isinstance(schema, str) else schema
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "the schema must be JSON", "invalid_value") from error
+
+
+def to_rounds(
+    messages: Sequence[Message], functions: Sequence[dict[str, Any]] = ()
+) -> tuple[str, list[tuple[str, str]], str]:
     """Map a dialogue of OpenAI's roles to the newest question, the rounds before it and the start of its answer.
 
-    The roles are `messages_to_rounds`'. An assistant's message at the end is the start of the answer, which goes on
-    from there.
+    Calls, their results and the functions that may be called become text by `plain_messages`, roles become rounds by
+    `messages_to_rounds`. An assistant's message at the end is the start of the answer, which goes on from there.
     """
-    question, rounds = messages_to_rounds([(message.role, message.text()) for message in messages])
+    plain = [message.model_dump(exclude={"content"}) | {"content": message.text()} for message in messages]
+    question, rounds = messages_to_rounds(plain_messages(plain, functions))
     if question is not None:
         return question, rounds, ""
     *rounds, (question, before) = rounds

@@ -17,6 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 import engine as serving
 from chatglm import PromptTooLongError
+from chatglm.grammar import response_grammar
+from chatglm.tools import call_grammar
 from engine import Answer, Engine, Piece
 from loading.arguments import SamplingArguments
 
@@ -152,21 +154,32 @@ class Service:
         )
         return self.submit([request])[0], dropped
 
-    def dialogue_encoder(self, messages: Sequence[Message]) -> Callable[[], list[int]]:
-        """Return a function that encodes the prompt of a dialogue, with the start of its answer if there is one."""
-        query, history, before = to_rounds(messages)
+    def dialogue_encoder(
+        self, messages: Sequence[Message], functions: Sequence[dict[str, Any]] = ()
+    ) -> tuple[Callable[[], list[int]], str]:
+        """Return a function that encodes the prompt of a dialogue, and the start of its answer, "" for none."""
+        query, history, before = to_rounds(messages, functions)
         self.check_size(query, before, *(text for pair in history for text in pair))
 
         def encode() -> list[int]:
             ids, _ = self.tokenizer.encode_chat(query, history)
             return ids + self.tokenizer.encode_text(before) if before else ids
 
-        return encode
+        return encode, before
 
     async def chat(self, body: ChatCompletionRequest) -> list[Answer]:
         """Submit `n` requests for a dialogue: what every protocol of messages comes to."""
-        before = to_rounds(body.messages)[2]
-        return await self.complete(body, [self.dialogue_encoder(body.messages)], before=before)
+        functions = body.callable_functions()
+        encode, before = self.dialogue_encoder(body.messages, functions)
+        grammar = None
+        if functions:
+            if body.form() is not None:
+                message = "an answer that may call tools has no other form: leave response_format or tools out"
+                raise ApiError(400, message, "invalid_value", parameter="response_format")
+            forced = body.tool_choice not in (None, "auto")
+            several = body.parallel_tool_calls is not False and body.named_tool is None
+            grammar = await run_in_threadpool(call_grammar, self.tokenizer, functions, forced, several)
+        return await self.complete(body, [encode], before=before, grammar=grammar)
 
     def encode_prompt(self, prompt: str | list[int]) -> list[int]:
         """Return the ids of a prompt that is a text, or ids already: then with [gMASK] and <sop> if they lack."""
@@ -196,6 +209,8 @@ class Service:
         if self.arguments.strict_parameters and (names := ignored(body)):
             message = f"unsupported parameter: {', '.join(names)}"
             raise ApiError(400, message, "unsupported_parameter", parameter=names[0])
+        if (form := body.form()) is not None:
+            more["grammar"] = await run_in_threadpool(response_grammar, self.tokenizer, form)
         max_tokens, requests = body.limit() or self.sampling.max_new_tokens, []
         for encode in prompts:
             ids = await run_in_threadpool(encode)
