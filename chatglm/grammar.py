@@ -182,7 +182,7 @@ class Grammar:
         levels[0].append((matcher.deep_copy(), b""))
         looks = 0
         for level in levels:
-            for state, way in level[:4]:
+            for state, way in level[:: len(level) // 6 + 1]:  # spread over the ways before
                 if state.is_accepting():
                     return way
                 looks += 1
@@ -262,8 +262,11 @@ class Constraint:
 
     def choose(self, token_id: int) -> int:
         """Return a sampled token, or the way out's where the answer would not end in time with it."""
-        fits = self.matcher.validate_tokens([token_id]) == 1
-        if self.way_out and token_id == self.way_out[0] or token_id == self.grammar.vocabulary.eos_token_id:
+        if token_id == self.grammar.vocabulary.eos_token_id:
+            fits = ends = self.matcher.is_accepting()
+        else:
+            fits, ends = self.matcher.validate_tokens([token_id]) == 1, False
+        if ends or self.way_out and token_id == self.way_out[0]:
             return token_id
         careful = self.remaining < CAREFUL_TOKENS or self.length % 64 == 0
         if fits and not careful:
