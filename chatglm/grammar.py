@@ -382,8 +382,13 @@ def checked_schema(schema: Mapping[str, Any]) -> str:
     level: list[Any] = [schema]
     for _ in range(DEEPEST_FORM):
         for node in level:
-            if isinstance(node, Mapping) and isinstance(node.get("pattern"), str):
+            if not isinstance(node, Mapping):
+                continue
+            if isinstance(node.get("pattern"), str):
                 checked_expression(node["pattern"], "a pattern of the schema")
+            for key in ("minItems", "minLength", "minProperties"):
+                if isinstance(node.get(key), int | float) and node[key] > LONGEST_WAY_OUT:
+                    raise GrammarError(f"the schema's {key} may be {LONGEST_WAY_OUT}, got {node[key]}")
         level = [
             child
             for node in level

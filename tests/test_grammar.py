@@ -112,7 +112,7 @@ HOPELESS = [
     (json_format({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}), "no answer of up to"),
     (json_format({"$ref": "http://localhost/schema"}), "cannot be used"),
     (json_format({"type": "array", "uniqueItems": True}), "uniqueItems"),
-    (json_format({"type": "array", "minItems": 10**9}), "no answer of up to"),
+    (json_format({"type": "array", "minItems": 10**9}), "minItems may be 1024, got 1000000000"),
     (json_format({"enum": ["x" * 40_000]}), "may have 32768 bytes"),
     ({"type": "regex", "regex": "("}, "regex parse error"),
     ({"type": "regex", "regex": "(" * 10_000 + ")" * 10_000}, "groups inside one another"),
