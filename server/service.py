@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 import engine as serving
 from chatglm import PromptTooLongError
-from chatglm.grammar import response_grammar
+from chatglm.grammar import GrammarError, response_grammar, vocabulary
 from chatglm.tools import call_grammar
 from engine import Answer, Engine, Piece
 from loading.arguments import SamplingArguments
@@ -134,6 +134,8 @@ class Service:
     def __init__(self, engine: Engine, arguments: ServerArguments, sampling: SamplingArguments) -> None:
         self.engine, self.tokenizer, self.arguments, self.sampling = engine, engine.tokenizer, arguments, sampling
         self.limit = engine.model.config.max_sequence_length
+        with suppress(GrammarError):  # not installed; who asks for a form is told so
+            vocabulary(self.tokenizer)  # takes a second at the real size, which no request should wait for
 
     def keywords(self, body: TextRequest) -> dict[str, Any]:
         """Return the sampling part of an engine's request."""
