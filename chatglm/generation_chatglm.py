@@ -28,9 +28,10 @@ from transformers.utils import logging
 
 from .answer_text import AnswerText, process_response
 from .cache import CACHE_NAME, ChatGLMCache, one_cache
-from .grammar import Grammar, GrammarError, response_grammar
+from .grammar import Grammar, response_grammar
+from .logits_processors import AdjustLogits, FiniteLogits, InvalidScoreLogitsProcessor  # noqa: F401
 from .positions import PromptLayout, refuse_right_padding
-from .sampler import InvalidLogitsError, Sampler, foreign_tokens, sample
+from .sampler import Sampler, foreign_tokens, sample
 from .sampling import MAX_LENGTH, PARAMETERS, Sampling, check_parameter
 from .tokenization_chatglm import ChatGLMTokenizer
 
@@ -73,7 +74,7 @@ def decode(
             process = functools.partial(processors, input_ids)
         tokens = sample(output.logits[:, -1].to(torch.float32, copy=True), samplers, process)
         if None in tokens:
-            raise next((broken(sampler) for sampler, token in zip(samplers, tokens, strict=True) if token is None))
+            raise next((sampler.failure() for sampler, token in zip(samplers, tokens, strict=True) if token is None))
         for sampler, token_id in zip(samplers, tokens, strict=True):
             sampler.take(token_id)
         tokens = [token_id if runs else pad_token_id for token_id, runs in zip(tokens, running, strict=True)]
@@ -90,74 +91,10 @@ def decode(
         output = model(input_ids=new_ids, cache=output.cache, use_cache=True)
 
 
-def broken(sampler: Sampler) -> Exception:
-    """Return why there is no next token."""
-    error = sampler.constraint and sampler.constraint.error
-    return GrammarError(f"the answer's form could not be followed further: {error}") if error else InvalidLogitsError()
-
-
 def end_token_ids(model: PreTrainedModel) -> set[int]:
     """Return the ids that end an answer of a model."""
     ids = getattr(model.generation_config, "eos_token_id", None) or model.config.eos_token_id
     return set(ids) if isinstance(ids, list | tuple) else {ids}
-
-
-class FiniteLogits(LogitsProcessor):
-    """Take note of logits that are not finite: `stop` then ends the generation, and `check` raises.
-
-    The note stays on the device until the loop's own stopping check reads it, so that no token costs a transfer more.
-    """
-
-    def __init__(self) -> None:
-        self.invalid: Tensor | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        invalid = ~torch.isfinite(scores.amax(dim=-1)).all()  # NaN and +inf show in the maximum
-        self.invalid = invalid if self.invalid is None else self.invalid | invalid
-        return scores.masked_fill(invalid, 0.0)
-
-    def stop(self, input_ids: Tensor) -> Tensor:
-        """Return whether to stop each row, bool [b]."""
-        invalid = torch.zeros((), dtype=torch.bool) if self.invalid is None else self.invalid
-        return invalid.to(input_ids.device).expand(input_ids.shape[0])
-
-    def check(self) -> None:
-        """Raise InvalidLogitsError if any logits were not finite."""
-        if self.invalid is not None and bool(self.invalid):
-            raise InvalidLogitsError
-
-
-class InvalidScoreLogitsProcessor(LogitsProcessor):
-    """The original's processor of this name, for programs that pass it on; there it hid NaN behind a blank answer.
-
-    Raises:
-        InvalidLogitsError: scores [b, v] that are NaN or infinite.
-    """
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not torch.isfinite(scores.amax(dim=-1)).all():
-            raise InvalidLogitsError
-        return scores
-
-
-class AdjustLogits(LogitsProcessor):
-    """Change the logits of the library's `generate` as those of our own loop are, see `Sampler.adjust`.
-
-    Args:
-        start: returns the sampler of an answer that has no token yet.
-        prompt_length: tokens before the answer.
-    """
-
-    def __init__(self, start: Callable[[], Sampler], prompt_length: int) -> None:
-        self.start, self.prompt_length = start, prompt_length
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        for answer_ids, row in zip(input_ids[:, self.prompt_length :].tolist(), scores, strict=True):
-            sampler = self.start()  # of beams, a row may go on another one's answer
-            for token_id in answer_ids:
-                sampler.take(token_id)
-            sampler.adjust(row)
-        return scores
 
 
 class StopWhen(StoppingCriteria):

@@ -39,6 +39,7 @@ from .dialogue import build_prompt  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
 from .grammar import Grammar  # noqa: F401
 from .kernel_cache import find_source  # noqa: F401
+from .logits_processors import FiniteLogits  # noqa: F401
 from .mapped_memory import release_pages  # noqa: F401
 from .positions import AttentionPlan, PromptLayout, apply_rotary, rotary_tables
 from .quantization import BlockQuantizer, QuantizedEmbedding, QuantizedLinear, tie_quantized_embeddings

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .grammar import Constraint, Grammar
+from .grammar import Constraint, Grammar, GrammarError
 from .sampling import Sampling
 
 if TYPE_CHECKING:
@@ -101,6 +101,13 @@ class Sampler:
         if sampling.min_p and sampling.temperature > 0:  # a share of probabilities is a distance of logits
             least = logits.max() + sampling.temperature * math.log(sampling.min_p)
             logits.masked_fill_(logits < least, -math.inf)
+
+    def failure(self) -> Exception:
+        """Return why there is no next token."""
+        error = self.constraint and self.constraint.error
+        return (
+            GrammarError(f"the answer's form could not be followed further: {error}") if error else InvalidLogitsError()
+        )
 
     def choose(self, token_id: int) -> int | None:
         """Return a sampled token, or the one that the answer's form needs in its place; None if it cannot be had."""

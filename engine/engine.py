@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer, PromptTooLongError
-from chatglm.generation_chatglm import broken, end_token_ids
+from chatglm.generation_chatglm import end_token_ids
 from chatglm.sampler import sample
 from loading.devices import free_memory
 
@@ -293,7 +293,7 @@ class Engine:
         if answer.first_token is None:
             answer.first_token = time.monotonic()
         if token is None:
-            self._end(answer, Piece(error=broken(row.sampler)))
+            self._end(answer, Piece(error=row.sampler.failure()))
             return True
         ended = token in self.end_ids
         row.last_token = token
