@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .grammar import Grammar
     from .tokenization_chatglm import ChatGLMTokenizer
 
 WORD_START = "▁"
@@ -25,12 +26,13 @@ class IncrementalDecoder:
 
     Args:
         tokenizer: the tokenizer that the ids belong to.
+        started: whether the ids go on from a text, so that a space at their start counts.
     """
 
-    def __init__(self, tokenizer: ChatGLMTokenizer) -> None:
+    def __init__(self, tokenizer: ChatGLMTokenizer, started: bool = False) -> None:
         self._tokenizer = tokenizer
         self._bytes = b""
-        self._started = False
+        self._started = started
 
     def put(self, token_id: int) -> str:
         """Take the next token id and return the text that is final now, possibly ""."""
@@ -90,12 +92,14 @@ class SettledText:
 
     Args:
         map_punctuation: see `process_response`.
+        before: text that is there already.
     """
 
-    def __init__(self, map_punctuation: bool = True) -> None:
+    def __init__(self, map_punctuation: bool = True, before: str = "") -> None:
         self.map_punctuation = map_punctuation
         self.pending = ""
-        self.last = ""  # the character before the pending text, as it was returned
+        # the character before the pending text, as it was returned; white space would be stripped with the text's
+        self.last = "." if before[-1:].isspace() else before[-1:]
 
     def put(self, text: str, ended: bool = False) -> str:
         """Take more text and return what is final now."""
@@ -153,12 +157,25 @@ class AnswerText:
         tokenizer: the model's.
         map_punctuation: see `process_response`.
         stop: texts that end the answer, which does not include them.
+        min_tokens: tokens before stop texts count.
+        before: text that the answer goes on from.
+        grammar: the answer's form, which holds for the text as it is; None for plain text.
     """
 
-    def __init__(self, tokenizer: ChatGLMTokenizer, map_punctuation: bool = True, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: ChatGLMTokenizer,
+        map_punctuation: bool = True,
+        stop: Sequence[str] = (),
+        min_tokens: int = 0,
+        before: str = "",
+        grammar: Grammar | None = None,
+    ) -> None:
         self.special_ids = set(tokenizer.all_special_ids)
-        self.decoder = IncrementalDecoder(tokenizer)
-        self.settled, self.stop = SettledText(map_punctuation), StopText(stop)
+        self.grammar, self.exact = grammar, None if grammar else False  # None: the text's start will say
+        started = before != "" if grammar is None else grammar.keeps_space
+        self.decoder = IncrementalDecoder(tokenizer, started)
+        self.settled, self.stop, self.unstopped = SettledText(map_punctuation, before), StopText(stop), min_tokens
 
     @property
     def stopped(self) -> bool:
@@ -168,8 +185,17 @@ class AnswerText:
     def put(self, token_id: int) -> str:
         """Take the next token and return the text that is final now, possibly ""."""
         text = "" if token_id in self.special_ids else self.decoder.put(token_id)
-        return self.stop.put(self.settled.put(text))
+        text = self._settle(text)
+        if self.unstopped:
+            self.unstopped -= 1
+            return text
+        return self.stop.put(text)
 
     def end(self) -> str:
         """Return what was held back when no more tokens come."""
-        return "" if self.stopped else self.stop.put(self.settled.put(self.decoder.end(), ended=True), ended=True)
+        return "" if self.stopped else self.stop.put(self._settle(self.decoder.end(), ended=True), ended=True)
+
+    def _settle(self, text: str, ended: bool = False) -> str:
+        if self.exact is None and text:
+            self.exact = text.startswith(self.grammar.exact_start)
+        return text if self.exact else self.settled.put(text, ended)

@@ -80,6 +80,7 @@ def messages_to_rounds(messages: Sequence[tuple[str, str]]) -> tuple[str | None,
     - A system message that opens the dialogue is a round of its own, answered by `SYSTEM_REPLY`.
     - A system message between a question and the next one stands for the answer, as FastChat's clients send it.
     - Any other system message is joined to the question that it precedes or follows.
+    - An empty system message says nothing, and is left out.
 
     Args:
         messages: (role, text) pairs, oldest first; roles are user, assistant, and system or developer.
@@ -90,6 +91,7 @@ def messages_to_rounds(messages: Sequence[tuple[str, str]]) -> tuple[str | None,
     Raises:
         ValueError: another role.
     """
+    messages = [(role, text) for role, text in messages if text or role not in ("system", "developer")] or messages
     next_speakers: list[str | None] = [None]  # who speaks after each message, the system left out; newest first
     for role, _ in reversed(messages):
         if role not in ("user", "assistant", "system", "developer"):

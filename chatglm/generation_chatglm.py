@@ -12,11 +12,11 @@ Shapes: `b` batch, `s` prompt tokens, `t` tokens so far, `v` vocabulary.
 from __future__ import annotations
 
 import functools
-import math
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,9 +28,11 @@ from transformers.utils import logging
 
 from .answer_text import AnswerText, process_response
 from .cache import CACHE_NAME, ChatGLMCache, expected_length, one_cache
+from .grammar import Grammar, response_grammar
 from .host_transfer import upload
+from .logits_processors import AdjustLogits, FiniteLogits, InvalidScoreLogitsProcessor  # noqa: F401
 from .positions import PromptLayout, refuse_right_padding
-from .sampler import InvalidLogitsError, Sampler, foreign_tokens, sample
+from .sampler import Sampler, foreign_tokens, sample
 from .sampling import MAX_LENGTH, PARAMETERS, Sampling, check_parameter
 from .tokenization_chatglm import ChatGLMTokenizer
 
@@ -75,12 +77,15 @@ def decode(
             process = functools.partial(processors, input_ids)
         tokens = sample(output.logits[:, -1].to(torch.float32, copy=True), samplers, process)
         if None in tokens:
-            raise InvalidLogitsError
+            raise next((sampler.failure() for sampler, token in zip(samplers, tokens, strict=True) if token is None))
         for sampler, token_id in zip(samplers, tokens, strict=True):
             sampler.take(token_id)
         tokens = [token_id if runs else pad_token_id for token_id, runs in zip(tokens, running, strict=True)]
         yield tokens
-        running = [runs and token_id not in end_ids for token_id, runs in zip(tokens, running, strict=True)]
+        running = [
+            runs and token_id not in end_ids and not sampler.finished
+            for sampler, token_id, runs in zip(samplers, tokens, running, strict=True)
+        ]
         if not remaining or not any(running):
             return
         new_ids = upload(tokens, input_ids.device)[:, None]  # [b, 1]
@@ -93,58 +98,6 @@ def end_token_ids(model: PreTrainedModel) -> set[int]:
     """Return the ids that end an answer of a model."""
     ids = getattr(model.generation_config, "eos_token_id", None) or model.config.eos_token_id
     return set(ids) if isinstance(ids, list | tuple) else {ids}
-
-
-class FiniteLogits(LogitsProcessor):
-    """Take note of logits that are not finite: `stop` then ends the generation, and `check` raises.
-
-    The note stays on the device until the loop's own stopping check reads it, so that no token costs a transfer more.
-    """
-
-    def __init__(self) -> None:
-        self.invalid: Tensor | None = None
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        invalid = ~torch.isfinite(scores.amax(dim=-1)).all()  # NaN and +inf show in the maximum
-        self.invalid = invalid if self.invalid is None else self.invalid | invalid
-        return scores.masked_fill(invalid, 0.0)
-
-    def stop(self, input_ids: Tensor) -> Tensor:
-        """Return whether to stop each row, bool [b]."""
-        invalid = torch.zeros((), dtype=torch.bool) if self.invalid is None else self.invalid
-        return invalid.to(input_ids.device).expand(input_ids.shape[0])
-
-    def check(self) -> None:
-        """Raise InvalidLogitsError if any logits were not finite."""
-        if self.invalid is not None and bool(self.invalid):
-            raise InvalidLogitsError
-
-
-class InvalidScoreLogitsProcessor(LogitsProcessor):
-    """The original's processor of this name, for programs that pass it on; there it hid NaN behind a blank answer.
-
-    Raises:
-        InvalidLogitsError: scores [b, v] that are NaN or infinite.
-    """
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if not torch.isfinite(scores.amax(dim=-1)).all():
-            raise InvalidLogitsError
-        return scores
-
-
-class ForbidTokens(LogitsProcessor):
-    """Never take some tokens, given as a bool [v]; see `foreign_tokens`."""
-
-    def __init__(self, forbidden: Tensor) -> None:
-        self.forbidden = forbidden
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self.forbidden.device != scores.device:  # once an answer
-            self.forbidden = upload(self.forbidden, scores.device)
-        forbidden = self.forbidden[: scores.shape[-1]]
-        scores[:, : len(forbidden)].masked_fill_(forbidden, -math.inf)
-        return scores
 
 
 class StopWhen(StoppingCriteria):
@@ -421,8 +374,9 @@ class ChatMixin:
             logits_processor: applied to the logits of every token.
             map_punctuation: see `process_response`.
             on_dropped_rounds: called with the number of rounds left out, if any were.
-            **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`, `seed`
-                and `stop`; with any others, which are for the library's `generate`, that computes the answer.
+            **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`,
+                `seed`, `stop` and `response_format`; with any others, which are for the library's `generate`, that
+                computes the answer.
 
         Returns:
             The answer, and the history with this round added.
@@ -430,6 +384,7 @@ class ChatMixin:
         Raises:
             PromptTooLongError: the question alone is longer than the limit.
             InvalidLogitsError: the model computed NaN or infinite logits.
+            GrammarError: a `response_format` that is none, or cannot be followed.
             ValueError: an argument that asks for something else than one answer.
         """
         pieces = self._answer(
@@ -502,6 +457,7 @@ class ChatMixin:
         max_length: int | None,
         max_new_tokens: int | None = None,
         stop: Sequence[str] = (),
+        response_format: Mapping[str, Any] | None = None,
         **generation,
     ) -> Iterator[str]:
         """Yield the answer to a question in final pieces of text, some of them empty.
@@ -509,6 +465,7 @@ class ChatMixin:
         Args:
             max_new_tokens: limit of the answer alone, in tokens.
             stop: texts that end the answer, which does not include them.
+            response_format: the form that the answer has, see `response_grammar`.
             **generation: of `_answer_ids`.
         """
         limit = min(max_length or self.config.max_sequence_length, self.config.max_sequence_length)
@@ -520,8 +477,10 @@ class ChatMixin:
             logger.warning("history too long for max_length %d: the %d oldest rounds were left out", limit, dropped)
         room = limit - len(prompt_ids)
         room = room if max_new_tokens is None else min(room, max_new_tokens)
-        text = AnswerText(tokenizer, map_punctuation, (stop,) if isinstance(stop, str) else stop)
-        with closing(self._answer_ids(tokenizer, prompt_ids, room, streamed, **generation)) as answer_ids:
+        stop = (stop,) if isinstance(stop, str) else stop
+        grammar = response_grammar(tokenizer, response_format)
+        text = AnswerText(tokenizer, map_punctuation, stop, generation.get("min_tokens", 0), grammar=grammar)
+        with closing(self._answer_ids(tokenizer, prompt_ids, room, streamed, grammar, **generation)) as answer_ids:
             for token_id in answer_ids:
                 yield text.put(token_id)
                 if text.stopped:
@@ -534,6 +493,7 @@ class ChatMixin:
         prompt_ids: list[int],
         max_new_tokens: int,
         streamed: bool,
+        grammar: Grammar | None,
         do_sample: bool,
         logits_processor: Sequence[LogitsProcessor] | None,
         num_beams: int = 1,
@@ -546,36 +506,33 @@ class ChatMixin:
                 the library's `generate`.
         """
         sampling = Sampling(**{name: more.pop(name) for name in PARAMETERS if name in more})
-        library, seed = more, sampling.seed
+        sampling.check_vocabulary(self.config.vocab_size)
+        library, seed, ends = more, sampling.seed, end_token_ids(self)
         foreign = None if sampling.language is None else foreign_tokens(tokenizer, sampling.language)
         input_ids = torch.tensor([prompt_ids], device=self.device)
         inputs = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        sampling.temperature = sampling.temperature if do_sample else 0
         if library or num_beams != 1:
             if seed is not None:
                 raise ValueError(
                     f"seed is not for the library's generate, which {', '.join(library) or 'num_beams'} asks for: "
                     "call torch.manual_seed instead"
                 )
-            forbid = [] if foreign is None else [ForbidTokens(foreign)]
-            sampled = {name: getattr(sampling, name) for name in ("top_k", "top_p", "temperature")} | {
-                "do_sample": True
-            }
+            adjust = AdjustLogits(lambda: Sampler(sampling, foreign, prompt_ids, ends, grammar), len(prompt_ids))
+            sampled = {name: getattr(sampling, name) for name in ("top_k", "top_p", "temperature")}
             arguments = {
                 **inputs,
-                **(sampled if do_sample and sampling.temperature else {"do_sample": False}),
+                **({"do_sample": True, **sampled} if sampling.temperature else {"do_sample": False}),
                 "max_length": len(prompt_ids) + max_new_tokens,
                 "num_beams": num_beams,
-                "repetition_penalty": sampling.repetition_penalty,
-                "logits_processor": [*(logits_processor or []), *forbid],
+                "logits_processor": [adjust, *(logits_processor or [])],
                 **library,
             }
             yield from self._library_ids(arguments, streamed)
             return
         sampling.seed = int(torch.randint(1 << 62, ())) if seed is None else seed
-        sampling.temperature = sampling.temperature if do_sample else 0
-        sampler = Sampler(sampling, foreign, prompt_ids)
-        ends, pad = end_token_ids(self), self.config.pad_token_id
-        arguments = [sampler], max_new_tokens, ends, pad, logits_processor
+        sampler = Sampler(sampling, foreign, prompt_ids, ends, grammar, max_new_tokens)
+        arguments = [sampler], max_new_tokens, ends, self.config.pad_token_id, logits_processor
         for (token_id,) in decode(self, input_ids, inputs["attention_mask"], *arguments):
             yield token_id
 

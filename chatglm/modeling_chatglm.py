@@ -37,8 +37,10 @@ from .cuda_decode import decode_step, release_graphs
 from .cuda_kernels import linear  # noqa: F401
 from .dialogue import build_prompt  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
+from .grammar import Grammar  # noqa: F401
 from .host_transfer import upload  # noqa: F401
 from .kernel_cache import find_source  # noqa: F401
+from .logits_processors import FiniteLogits  # noqa: F401
 from .mapped_memory import release_pages  # noqa: F401
 from .positions import AttentionPlan, PromptLayout, apply_rotary, rotary_tables
 from .quantization import BlockQuantizer, QuantizedEmbedding, QuantizedLinear, tie_quantized_embeddings
@@ -46,6 +48,7 @@ from .quantization import quantize as quantize_layers
 from .sampler import Sampler  # noqa: F401
 from .sampling import Sampling  # noqa: F401
 from .tokenization_chatglm import ChatGLMTokenizer  # noqa: F401
+from .tools import CallReader  # noqa: F401
 from .vocabulary import load_vocabulary  # noqa: F401
 
 logger = logging.get_logger(__name__)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .grammar import Constraint, Grammar, GrammarError
 from .host_transfer import download, upload
 from .sampling import Sampling
 
@@ -47,28 +48,82 @@ class Sampler:
         sampling: the parameters.
         foreign: bool [v], true for tokens that are never taken, see `foreign_tokens`; None for no such tokens.
         prompt_ids: of the prompt, for the repetition penalty.
+        end_ids: tokens that end an answer.
+        grammar: the form that the answer has; None for any.
+        limit: tokens that the answer may have, so that it has its form by then.
     """
 
-    def __init__(self, sampling: Sampling, foreign: Tensor | None = None, prompt_ids: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        foreign: Tensor | None = None,
+        prompt_ids: Iterable[int] = (),
+        end_ids: Iterable[int] = (),
+        grammar: Grammar | None = None,
+        limit: int = 1 << 62,
+    ) -> None:
         self.sampling, self.foreign, seed = sampling, foreign, sampling.seed
         # Python's generator takes the absolute value of a seed, which would join -1 and 1
         self.random = random.Random(None if seed is None else seed % (1 << 64))
         self.seen = set(prompt_ids) if sampling.repetition_penalty != 1 else None
+        self.end_ids, self.length = sorted(end_ids), 0
+        self.counts: dict[int, int] = {}  # of the answer's tokens
+        self.constraint = None if grammar is None else Constraint(grammar, limit)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer has the form that was asked for, and ends with it."""
+        return self.constraint is not None and self.constraint.finished
 
     def adjust(self, logits: Tensor) -> None:
-        """Apply repetition penalty and language to logits [v], in place."""
+        """Apply biases, penalties, and what may not be taken, to logits [v] in place; sums and order are vLLM's."""
+        sampling, device = self.sampling, logits.device
+        if sampling.logit_bias:
+            ids = upload(list(sampling.logit_bias), device)
+            logits[ids] += upload(list(sampling.logit_bias.values()), device, logits.dtype)
         if self.seen:
-            ids = upload(sorted(self.seen), logits.device)
-            scores, penalty = logits[ids], self.sampling.repetition_penalty
+            ids = upload(sorted(self.seen), device)
+            scores, penalty = logits[ids], sampling.repetition_penalty
             logits[ids] = torch.where(scores < 0, scores * penalty, scores / penalty)
-        if self.foreign is not None:
+        if self.counts and (sampling.frequency_penalty or sampling.presence_penalty):
+            counts = upload(list(self.counts.values()), device, logits.dtype)
+            penalties = sampling.frequency_penalty * counts + sampling.presence_penalty
+            logits[upload(list(self.counts), device)] -= penalties
+        if self.constraint is not None:
+            foreign = () if self.foreign is None else (self.foreign.numpy(),)
+            allowed = upload(self.constraint.allowed(foreign)[: len(logits)], device)
+            logits[len(allowed) :] = -math.inf
+            logits[: len(allowed)].masked_fill_(~allowed, -math.inf)
+        elif self.end_ids and (sampling.ignore_eos or self.length < sampling.min_tokens):
+            logits[upload(self.end_ids, device)] = -math.inf
+        if self.foreign is not None and self.constraint is None:
             self.foreign = self.foreign[: len(logits)]
-            if self.foreign.device != logits.device:  # once an answer
-                self.foreign = upload(self.foreign, logits.device)
+            if self.foreign.device != device:  # once an answer
+                self.foreign = upload(self.foreign, device)
             logits[: len(self.foreign)].masked_fill_(self.foreign, -math.inf)
+        if sampling.min_p and sampling.temperature > 0:  # a share of probabilities is a distance of logits
+            least = logits.max() + sampling.temperature * math.log(sampling.min_p)
+            logits.masked_fill_(logits < least, -math.inf)
+
+    def failure(self) -> Exception:
+        """Return why there is no next token."""
+        error = self.constraint and self.constraint.error
+        return (
+            GrammarError(f"the answer's form could not be followed further: {error}") if error else InvalidLogitsError()
+        )
+
+    def choose(self, token_id: int) -> int | None:
+        """Return a sampled token, or the one that the answer's form needs in its place; None if it cannot be had."""
+        if self.constraint is None:
+            return token_id
+        return None if self.constraint.error else self.constraint.choose(token_id)
 
     def take(self, token_id: int) -> None:
         """Note a token of the answer."""
+        if self.constraint is not None:
+            self.constraint.take(token_id)
+        self.length += 1
+        self.counts[token_id] = self.counts.get(token_id, 0) + 1
         if self.seen is not None:
             self.seen.add(token_id)
 
@@ -84,7 +139,7 @@ def sample(
         process: changes the logits once more, [b, v] to [b, v], after penalties and before temperature.
 
     Returns:
-        Token ids; None for a row whose logits are not finite.
+        Token ids; None for a row whose logits are not finite, or whose form cannot be followed any more.
     """
     finite = torch.isfinite(logits.amax(dim=-1))  # NaN and +inf show in the maximum
     for row, sampler in zip(logits, samplers, strict=True):
@@ -119,7 +174,9 @@ def sample(
                 everything = download(*everything)
                 ids[number] = sample_candidates(*everything, top_k[row], top_p[row], numbers[row])[0][0]
             tokens[wanted[position]] = ids[number]
-    return [token if valid else None for token, valid in zip(tokens, finite, strict=True)]
+    return [
+        sampler.choose(token) if valid else None for sampler, token, valid in zip(samplers, tokens, finite, strict=True)
+    ]
 
 
 def sample_candidates(

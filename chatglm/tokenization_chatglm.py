@@ -489,6 +489,14 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
             return None
         return self._piece_surface(index)
 
+    def surfaces(self) -> list[str | bytes | None]:
+        """Return `surface` of every id of the vocabulary, much faster than one by one."""
+        indices = list(range(self.sentencepiece.get_piece_size()))
+        pieces, plain = self.sentencepiece.id_to_piece(indices), set(indices)
+        plain -= {index for index in indices if pieces[index].startswith(("<", "["))}  # all that is special is so
+        texts = [pieces[index] if index in plain else self.surface(self.num_image_tokens + index) for index in indices]
+        return [None] * self.num_image_tokens + texts
+
     def _piece_surface(self, index: int) -> str | bytes:
         if self.sentencepiece.is_control(index):
             return ""

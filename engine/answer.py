@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chatglm import ChatGLMTokenizer
+from chatglm.grammar import Grammar
 from chatglm.sampling import Sampling
 
 
@@ -47,6 +48,8 @@ class Request(Sampling):
         stop: texts that end the answer, which does not include them.
         logprobs: number of likeliest tokens to report with each token, 0 for its own probability only, None for none.
         map_punctuation: see `process_response` of the model.
+        before: text of the answer that the prompt ends with, and that is not repeated.
+        grammar: the form that the answer has, see `chatglm.grammar.response_grammar`.
         embedding: no answer is wanted but the mean of the prompt's last hidden states.
     """
 
@@ -55,6 +58,8 @@ class Request(Sampling):
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     map_punctuation: bool = True
+    before: str = ""
+    grammar: Grammar | None = None
     embedding: bool = False
 
 

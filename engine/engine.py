@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
+from chatglm import ChatGLMTokenizer, PromptTooLongError
 from chatglm.cuda_decode import graph_bytes
 from chatglm.generation_chatglm import end_token_ids
 from chatglm.host_transfer import upload
@@ -102,11 +102,13 @@ class Engine:
             PromptTooLongError: a prompt leaves no token for an answer.
             QueueFullError: there is no place for them.
             ClosedError: the engine is closing.
+            ValueError: `logit_bias` names tokens that the vocabulary does not have.
         """
         limit = self.model.config.max_sequence_length
         for request in requests:
             if len(request.prompt_ids) >= limit:
                 raise PromptTooLongError(len(request.prompt_ids), limit)
+            request.check_vocabulary(self.model.config.vocab_size)
         answers = [Answer(request) for request in requests]
         with self.changed:
             if self.closing or not self.alive:
@@ -296,7 +298,7 @@ class Engine:
         if answer.first_token is None:
             answer.first_token = time.monotonic()
         if token is None:
-            self._end(answer, Piece(error=InvalidLogitsError()))
+            self._end(answer, Piece(error=row.sampler.failure()))
             return True
         ended = token in self.end_ids
         row.last_token = token
@@ -305,8 +307,9 @@ class Engine:
             answer.completion_tokens += 1
             if probability is not None:
                 row.logprobs.append(probability)
-        full = not ended and answer.completion_tokens >= row.limit
         text = "" if ended else row.text.put(token)
+        ended = ended or row.sampler.finished
+        full = answer.completion_tokens >= row.limit
         if ended or full:
             text += row.text.end()
         finish_reason = "stop" if ended or row.text.stopped else "length" if full else None

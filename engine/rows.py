@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer
 from chatglm.answer_text import AnswerText
+from chatglm.generation_chatglm import end_token_ids
 from chatglm.host_transfer import download, upload
 from chatglm.sampler import Sampler, foreign_tokens
 
@@ -22,11 +23,14 @@ class Row:
         request = answer.request
         self.answer, self.request = answer, request
         foreign = None if request.language is None else foreign_tokens(tokenizer, request.language)
-        self.sampler = Sampler(request, foreign, request.prompt_ids)
-        self.text = AnswerText(tokenizer, request.map_punctuation, request.stop)
+        self.text = AnswerText(
+            tokenizer, request.map_punctuation, request.stop, request.min_tokens, request.before, request.grammar
+        )
         self.limit = model.config.max_sequence_length - len(request.prompt_ids)
         if request.max_tokens is not None:
             self.limit = min(self.limit, request.max_tokens)
+        ends = end_token_ids(model)
+        self.sampler = Sampler(request, foreign, request.prompt_ids, ends, request.grammar, self.limit)
         self.logprobs: list[TokenProbability] = []  # of tokens whose text is held back
         self.last_token = 0
 

@@ -234,6 +234,9 @@ class SamplingArguments:
     top_k: int = sampling_flag("top_k", "只从这么多个最可能的 token 中采样，0 不限")
     top_p: float = sampling_flag("top_p", "只从累计概率达到此值的最可能的 token 中采样")
     repetition_penalty: float = sampling_flag("repetition_penalty", "大于 1 时，出现过的 token 更少重复，小于 1 则更多")
+    min_p: float = sampling_flag("min_p", "概率低于最可能者此比例的 token 不采样")
+    presence_penalty: float = sampling_flag("presence_penalty", "从回答中已有的 token 的 logit 中减去")
+    frequency_penalty: float = sampling_flag("frequency_penalty", "token 每在回答中出现一次，就从其 logit 中减去一次")
     answer_language: str | None = sampling_flag(
         "language", "回答只用中文（zh）或英文（en）的 token", Text("both", "不限")
     )

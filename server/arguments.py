@@ -58,6 +58,13 @@ class ServerArguments(ServingArguments):
     )
     served_model_name: str = flag("chatglm-6b", Text("name in /v1/models", "/v1/models 中的名称"), metavar="NAME")
     strict_model_names: bool = flag(False, Text("refuse requests for other model names", "拒绝其他模型名的请求"))
+    strict_parameters: bool = flag(
+        False,
+        Text(
+            "refuse requests with unknown parameters; otherwise they are named in a header and the log",
+            "拒绝含未知参数的请求；否则在响应头和日志中列出被忽略的参数",
+        ),
+    )
     log_conversations: bool = flag(False, Text("write prompts and answers to the log", "把提问和回答写入日志"))
     glm_bot: bool = flag(
         False,

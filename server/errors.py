@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 import engine
 from chatglm import InvalidLogitsError, PromptTooLongError
+from chatglm.grammar import GrammarError
 
 from .protocol import ApiError, error_body
 
@@ -19,6 +20,7 @@ ENGINE_ERRORS = {  # status, code
     engine.AnswerTimeoutError: (504, "answer_timeout"),
     engine.ClosedError: (503, "shutting_down"),
     engine.StepError: (503, "not_computed"),
+    GrammarError: (400, "invalid_response_format"),
     InvalidLogitsError: (500, "invalid_logits"),
 }
 MEANINGS = {
@@ -41,14 +43,18 @@ def failure(path: str, error: ApiError) -> JSONResponse:
     return JSONResponse(error_body(path, error), error.status, error.headers)
 
 
-def as_api_error(error: Exception, model_limit: int) -> ApiError:
+def as_api_error(error: Exception, model_limit: int, path: str = "") -> ApiError:
     """Give an engine's error its HTTP status; the limit is of what the model itself takes, in tokens."""
     status, code = ENGINE_ERRORS[type(error)]
     message = str(error)
     if isinstance(error, PromptTooLongError) and error.limit >= model_limit:  # to raise max_length is no advice then
+        what = {"/v1/completions": "prompt", "/v1/embeddings": "input"}.get(
+            path, "messages" if path.startswith("/v1") else "question"
+        )
+        # in the words that clients look for, to shorten a dialogue themselves
         message = (
-            f"the question has {error.tokens} tokens, but the model takes at most {error.limit} of prompt and answer "
-            "together; please reduce the length of the question"
+            f"This model's maximum context length is {error.limit} tokens of prompt and answer together. However, "
+            f"your {what} resulted in {error.tokens} tokens. Please reduce the length of the {what}"
         )
     return ApiError(status, message, code, {"Retry-After": "1"} if status in (429, 503) else None)
 
@@ -65,7 +71,7 @@ def add_error_handlers(app: FastAPI, model_limit: int) -> None:
         return failure(request.url.path, error)
 
     async def refuse_in_engine(request: Request, error: Exception) -> Response:
-        return failure(request.url.path, as_api_error(error, model_limit))
+        return failure(request.url.path, as_api_error(error, model_limit, request.url.path))
 
     async def refuse_route(request: Request, error: HTTPException) -> Response:
         if error.status_code == 400:  # how the framework reports a body that the JSON parser gave up on
@@ -75,9 +81,10 @@ def add_error_handlers(app: FastAPI, model_limit: int) -> None:
 
     async def refuse_values(request: Request, error: RequestValidationError) -> Response:
         found = [(".".join(map(str, item["loc"][1:])) or "body", item["msg"], item["type"]) for item in error.errors()]
-        status, code, message = 422, "invalid_request", "; ".join(f"{place}: {text}" for place, text, _ in found[:5])
-        if all(kind in ("extra_forbidden", "unsupported") for *_, kind in found):
-            status, code, message = 400, "unsupported_parameter", f"unsupported parameter: {message}"
+        refused = [item for item in found if item[2] in ("extra_forbidden", "unsupported")]
+        status, code, found = (400, "unsupported_parameter", refused) if refused else (422, "invalid_request", found)
+        message = "; ".join(f"{place}: {text}" for place, text, _ in found[:5])
+        message = f"unsupported parameter: {message}" if refused else message
         return failure(request.url.path, ApiError(status, message, code, parameter=found[0][0].split(".")[0]))
 
     app.add_exception_handler(ApiError, refuse)

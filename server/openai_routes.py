@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +14,6 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 import engine as serving
-from chatglm import PromptTooLongError
 from engine import Answer
 
 from .errors import ENGINE_ERRORS, as_api_error
@@ -21,17 +21,19 @@ from .protocol import (
     DONE,
     ChatCompletionRequest,
     CompletionRequest,
+    DetokenizeRequest,
     EmbeddingRequest,
     OpenAIRequest,
+    TokenizeRequest,
     chat_logprobs,
     completion_logprobs,
     error_body,
     event,
     new_id,
-    to_rounds,
     usage,
 )
 from .service import STREAMED, EventStream, Service, in_turn
+from .tool_calls import ChatAnswer
 
 
 def add_openai_routes(app: FastAPI, service: Service) -> None:
@@ -39,7 +41,13 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
     tokenizer, created = service.tokenizer, int(time.time())
 
     def model_card(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": created, "owned_by": "chatglm"}
+        return {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "chatglm",
+            "max_model_len": service.limit,
+        }
 
     @app.get("/v1/models", tags=["OpenAI"])
     async def models() -> dict[str, Any]:
@@ -62,31 +70,38 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
     async def events(body: OpenAIRequest, answers: list[Answer], name: str, query: Any) -> AsyncIterator[str]:
         chat = isinstance(body, ChatCompletionRequest)
         kind, texts = "chat.completion.chunk" if chat else "text_completion", [""] * len(answers)
+        shapes = [ChatAnswer(body) if chat else None for _ in answers]
 
-        def content(text: str) -> dict[str, Any]:
-            return {"delta": {"content": text} if text else {}} if chat else {"text": text}
+        def contents(index: int, text: str) -> list[dict[str, Any]]:
+            if not chat:
+                return [{"text": text}] if text else []
+            return [{"delta": delta} for delta in shapes[index].deltas(text)]
 
         def send(*choices: dict[str, Any], **more: Any) -> str:
             return event(frame(body, name, kind, list(choices), **more))
 
-        if chat:  # at once, while the request may still wait: clients give up without a first byte
-            for index in range(len(answers)):
+        empty = {"delta": {}} if chat else {"text": ""}
+        for index, echo in enumerate(echoes(body)):
+            if chat:  # at once, while the request may still wait: clients give up without a first byte
                 yield send(choice(index, None, None, delta={"role": "assistant"}))
+            elif echo:
+                yield send(choice(index, None, None, text=echo))
         try:
             async for index, piece in in_turn(answers):
                 logprobs = None
                 if body.probabilities() is not None and piece.logprobs:
-                    offset = len(texts[index])
                     logprobs = (
                         chat_logprobs(tokenizer, piece.logprobs)
                         if chat
-                        else completion_logprobs(tokenizer, piece.logprobs, offset)
+                        else completion_logprobs(tokenizer, piece.logprobs, len(texts[index]))
                     )
                 texts[index] += piece.text
-                if piece.text or logprobs:
-                    yield send(choice(index, None, logprobs, **content(piece.text)))
+                for content in contents(index, piece.text) or ([empty] if logprobs else []):
+                    yield send(choice(index, None, logprobs, **content))
+                    logprobs = None
                 if piece.finish_reason:
-                    yield send(choice(index, piece.finish_reason, None, **content("")))
+                    reason = shapes[index].finish_reason(piece.finish_reason) if chat else piece.finish_reason
+                    yield send(choice(index, reason, None, **empty))
             if body.stream_options is not None and body.stream_options.include_usage:
                 yield send(usage=usage(answers))
         except tuple(ENGINE_ERRORS) as error:
@@ -100,38 +115,59 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
     ) -> Response:
         chat = isinstance(body, ChatCompletionRequest)
         name = new_id("chatcmpl" if chat else "cmpl")
+        headers, echoed = service.ignored_header(name, body), echoes(body)
         if body.stream:
-            return EventStream(request, answers, events(body, answers, name, query))
-        choices, shape = [], chat_logprobs if chat else completion_logprobs
+            return EventStream(request, answers, events(body, answers, name, query), headers)
+        choices, logprobs = [], None
         for index, whole in enumerate(await service.collect(request, answers, name, query)):
-            logprobs = None if body.probabilities() is None else shape(tokenizer, whole.logprobs)
-            content = {"message": {"role": "assistant", "content": whole.text}} if chat else {"text": whole.text}
-            choices.append(choice(index, whole.finish_reason, logprobs, **content))
+            reason, content = whole.finish_reason, {"text": echoed[index] + whole.text}
+            if chat:
+                answer = ChatAnswer(body)
+                content = {"message": answer.message(whole.text)}
+                reason = answer.finish_reason(reason)
+            if body.probabilities() is not None:
+                logprobs = (chat_logprobs if chat else completion_logprobs)(tokenizer, whole.logprobs)
+            choices.append(choice(index, reason, logprobs, **content))
         kind = "chat.completion" if chat else "text_completion"
-        return JSONResponse(frame(body, name, kind, choices, usage=usage(answers)))
+        return JSONResponse(frame(body, name, kind, choices, usage=usage(answers)), headers=headers)
+
+    def echoes(body: ChatCompletionRequest | CompletionRequest) -> list[str]:
+        """Return what comes before each answer: its prompt, if that is asked for."""
+        if isinstance(body, ChatCompletionRequest) or not body.echo:
+            return [""] * (body.n or 1) * (1 if isinstance(body, ChatCompletionRequest) else len(body.prompts()))
+        texts = [one if isinstance(one, str) else tokenizer.decode(one, True) for one in body.prompts()]
+        return [text for text in texts for _ in range(body.n or 1)]
 
     @app.post("/v1/chat/completions", tags=["OpenAI"], responses=STREAMED)
     async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
         """Continue a dialogue."""
-        query, history = to_rounds(body.messages)
-        service.check_size(query, *(text for pair in history for text in pair))
-
-        def encode() -> list[int]:
-            ids, _ = tokenizer.encode_chat(query, history)
-            if len(ids) >= service.limit:
-                raise PromptTooLongError(len(ids), service.limit)
-            return ids
-
         messages = [{"role": message.role, "content": message.text()} for message in body.messages]
-        return await respond(request, body, await service.complete(body, [encode]), messages)
+        return await respond(request, body, await service.chat(body), messages)
 
     @app.post("/v1/completions", tags=["OpenAI"], responses=STREAMED)
     async def completions(request: Request, body: CompletionRequest) -> Response:
         """Continue texts."""
         prompts = body.prompts()
-        service.check_size(*prompts)
-        encoders = [lambda prompt=prompt: tokenizer.encode_prompt(prompt) for prompt in prompts]
+        service.check_size(*(prompt for prompt in prompts if isinstance(prompt, str)))
+        encoders = [functools.partial(service.encode_prompt, prompt) for prompt in prompts]
         return await respond(request, body, await service.complete(body, encoders), prompts)
+
+    @app.post("/tokenize", tags=["OpenAI"])
+    async def tokenize(body: TokenizeRequest) -> dict[str, Any]:
+        """Return the ids of a prompt, as vLLM's server does."""
+        service.check_size(body.prompt or "", *(message.text() for message in body.messages or ()))
+        if body.messages is not None:
+            encode, _ = service.dialogue_encoder(body.messages)
+        else:
+            encode = tokenizer.encode_prompt if body.add_special_tokens else tokenizer.encode_text
+            encode = functools.partial(encode, body.prompt)
+        ids = await run_in_threadpool(encode)
+        return {"count": len(ids), "max_model_len": service.limit, "tokens": ids}
+
+    @app.post("/detokenize", tags=["OpenAI"])
+    async def detokenize(body: DetokenizeRequest) -> dict[str, str]:
+        """Return the text of ids."""
+        return {"prompt": await run_in_threadpool(tokenizer.decode, body.tokens)}
 
     @app.post("/v1/embeddings", tags=["OpenAI"])
     async def embeddings(request: Request, body: EmbeddingRequest) -> Response:
@@ -155,4 +191,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
             data.append({"object": "embedding", "index": index, "embedding": value})
         model, counts = body.model or service.arguments.served_model_name, {"prompt_tokens": tokens}
         counts["total_tokens"] = tokens
-        return JSONResponse({"object": "list", "data": data, "model": model, "usage": counts})
+        return JSONResponse(
+            {"object": "list", "data": data, "model": model, "usage": counts},
+            headers=service.ignored_header(name, body),
+        )

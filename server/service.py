@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import quote
 
 from fastapi import Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -16,6 +17,8 @@ from starlette.types import Receive, Scope, Send
 
 import engine as serving
 from chatglm import PromptTooLongError
+from chatglm.grammar import GrammarError, response_grammar, vocabulary
+from chatglm.tools import call_grammar
 from engine import Answer, Engine, Piece
 from loading.arguments import SamplingArguments
 
@@ -26,9 +29,12 @@ from .protocol import (
     ChatCompletionRequest,
     CompletionRequest,
     EmbeddingRequest,
+    Message,
     OpenAIRequest,
     OriginalRequest,
     TextRequest,
+    ignored,
+    to_rounds,
     usage,
 )
 
@@ -66,8 +72,14 @@ class EventStream(Response):
 
     media_type = EVENT_STREAM
 
-    def __init__(self, request: Request, answers: Sequence[Answer], events: AsyncIterator[str]) -> None:
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    def __init__(
+        self,
+        request: Request,
+        answers: Sequence[Answer],
+        events: AsyncIterator[str],
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"} | (headers or {}))
         self.request, self.answers, self.events = request, answers, events
         del self.headers["content-length"]
 
@@ -122,6 +134,8 @@ class Service:
     def __init__(self, engine: Engine, arguments: ServerArguments, sampling: SamplingArguments) -> None:
         self.engine, self.tokenizer, self.arguments, self.sampling = engine, engine.tokenizer, arguments, sampling
         self.limit = engine.model.config.max_sequence_length
+        with suppress(GrammarError):  # not installed; who asks for a form is told so
+            vocabulary(self.tokenizer)  # takes a second at the real size, which no request should wait for
 
     def keywords(self, body: TextRequest) -> dict[str, Any]:
         """Return the sampling part of an engine's request."""
@@ -140,20 +154,76 @@ class Service:
             max_new_tokens=body.max_new_tokens or self.sampling.max_new_tokens,
             **self.keywords(body),
         )
-        return self.engine.submit(request), dropped
+        return self.submit([request])[0], dropped
+
+    def dialogue_encoder(
+        self, messages: Sequence[Message], functions: Sequence[dict[str, Any]] = ()
+    ) -> tuple[Callable[[], list[int]], str]:
+        """Return a function that encodes the prompt of a dialogue, and the start of its answer, "" for none."""
+        query, history, before = to_rounds(messages, functions)
+        self.check_size(query, before, *(text for pair in history for text in pair))
+
+        def encode() -> list[int]:
+            ids, _ = self.tokenizer.encode_chat(query, history)
+            return ids + self.tokenizer.encode_text(before) if before else ids
+
+        return encode, before
+
+    async def chat(self, body: ChatCompletionRequest) -> list[Answer]:
+        """Submit `n` requests for a dialogue: what every protocol of messages comes to."""
+        functions = body.callable_functions()
+        encode, before = self.dialogue_encoder(body.messages, functions)
+        grammar = None
+        if functions:
+            if body.form() is not None:
+                message = "an answer that may call tools has no other form: leave response_format or tools out"
+                raise ApiError(400, message, "invalid_value", parameter="response_format")
+            forced = body.tool_choice not in (None, "auto")
+            several = body.parallel_tool_calls is not False and body.named_tool is None
+            grammar = await run_in_threadpool(call_grammar, self.tokenizer, functions, forced, several)
+        return await self.complete(body, [encode], before=before, grammar=grammar)
+
+    def encode_prompt(self, prompt: str | list[int]) -> list[int]:
+        """Return the ids of a prompt that is a text, or ids already: then with [gMASK] and <sop> if they lack."""
+        if isinstance(prompt, str):
+            return self.tokenizer.encode_prompt(prompt)
+        config = self.engine.model.config
+        if max(prompt) >= config.vocab_size:
+            raise ApiError(400, f"prompt: token ids are below {config.vocab_size}", "invalid_value", None, "prompt")
+        if config.bos_token_id not in prompt:
+            return [*prompt, config.gmask_token_id, config.bos_token_id]
+        if not {config.gmask_token_id, config.mask_token_id} & set(prompt):
+            raise ApiError(400, "prompt: <sop> stands without [gMASK]", "invalid_value", None, "prompt")
+        return prompt
 
     async def complete(
-        self, body: ChatCompletionRequest | CompletionRequest, prompts: Sequence[Callable[[], list[int]]]
+        self,
+        body: ChatCompletionRequest | CompletionRequest,
+        prompts: Sequence[Callable[[], list[int]]],
+        **more: Any,
     ) -> list[Answer]:
-        """Submit `n` requests for each prompt, which is given as a function that encodes it."""
+        """Submit `n` requests for each prompt, which is given as a function that encodes it.
+
+        Args:
+            more: further attributes of the engine's requests.
+        """
         self.check_model(body)
-        max_tokens = getattr(body, "max_completion_tokens", None) or body.max_tokens or self.sampling.max_new_tokens
-        requests = []
+        if self.arguments.strict_parameters and (names := ignored(body)):
+            message = f"unsupported parameter: {', '.join(names)}"
+            raise ApiError(400, message, "unsupported_parameter", parameter=names[0])
+        if (form := body.form()) is not None:
+            more["grammar"] = await run_in_threadpool(response_grammar, self.tokenizer, form)
+        max_tokens, requests = body.limit() or self.sampling.max_new_tokens, []
         for encode in prompts:
             ids = await run_in_threadpool(encode)
+            if len(ids) >= self.limit:
+                raise PromptTooLongError(len(ids), self.limit)
             limit = max_tokens or max(1, self.sampling.max_length - len(ids))
             for _ in range(body.n or 1):
-                request = serving.Request(ids, limit, logprobs=body.probabilities(), **self.keywords(body))
+                request = serving.Request(ids, limit, logprobs=body.probabilities(), **self.keywords(body), **more)
+                if request.min_tokens > limit:
+                    message = f"min_tokens is {request.min_tokens}, but the answer may have {limit} tokens"
+                    raise ApiError(400, message, "invalid_value", parameter="min_tokens")
                 if request.seed is not None:
                     request.seed += len(requests)  # several answers, each with numbers of its own
                 requests.append(request)
@@ -165,6 +235,10 @@ class Service:
         if len(requests) > most:
             message = f"{len(requests)} answers are asked for at once, and this server takes {most}: ask for fewer"
             raise ApiError(400, message, "too_many_answers")
+        try:
+            requests[0].check_vocabulary(self.engine.model.config.vocab_size)
+        except ValueError as error:
+            raise ApiError(400, str(error), "invalid_value", parameter="logit_bias") from error
         answers = self.engine.submit(*requests)
         return answers if isinstance(answers, list) else [answers]
 
@@ -204,6 +278,13 @@ class Service:
         if any(len(text) > 80 * self.limit for text in texts):
             shortest = max(len(text) for text in texts) // 80
             raise PromptTooLongError(shortest, self.limit)
+
+    def ignored_header(self, name: str, body: OpenAIRequest | EmbeddingRequest) -> dict[str, str]:
+        """Return the header that names the parameters which were ignored, and log them."""
+        if not (names := [quote(one[:64]) for one in ignored(body)[:16]]):
+            return {}
+        logger.warning("%s: ignored unknown parameters: %s", name, ", ".join(names))
+        return {"X-Ignored-Parameters": ", ".join(names)}
 
     def log(self, name: str, answers: Sequence[Answer], texts: Sequence[str], query: object) -> None:
         """Write one line for a request: counts and times; what was said only if asked for."""

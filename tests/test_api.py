@@ -346,16 +346,22 @@ def test_strict_model_names(servers):
         ({"messages": []}, 422, "invalid_request"),
         ({"repetition_penalty": 0.001}, 422, "invalid_request"),
         ({"messages": "hello"}, 422, "invalid_request"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, 422, "invalid_request"),
-        ({"messages": [*USER, {"role": "assistant", "content": "x"}]}, 400, "invalid_messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, 422, "invalid_request"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, 400, "unsupported_parameter"),
         ({"n": 0}, 422, "invalid_request"),
-        ({"n": "2"}, 422, "invalid_request"),
+        ({"n": "two"}, 422, "invalid_request"),
         ({"temperature": 1e9}, 422, "invalid_request"),
-        ({"max_tokens": 0}, 422, "invalid_request"),
-        ({"stop": [""]}, 422, "invalid_request"),
-        ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter"),
-        ({"presence_penalty": 0.5}, 400, "unsupported_parameter"),
-        ({"temprature": 1}, 400, "unsupported_parameter"),
+        ({"max_tokens": -2}, 422, "invalid_request"),
+        ({"stop": [5]}, 422, "invalid_request"),
+        ({"frequency_penalty": 3}, 422, "invalid_request"),
+        ({"logit_bias": {"a": 1}}, 422, "invalid_request"),
+        ({"logit_bias": {"5": 101}}, 422, "invalid_request"),
+        ({"logit_bias": {"999999": 1}}, 400, "invalid_value"),
+        ({"min_tokens": 5, "max_tokens": 4}, 400, "invalid_value"),
+        ({"tools": True}, 422, "invalid_request"),
+        ({"tool_choice": "required"}, 400, "invalid_value"),
+        ({"functions": [{}]}, 400, "unsupported_parameter"),
+        ({"tools": [{"type": "function"}]}, 422, "invalid_request"),
         ({"messages": [{"role": "user", "content": "好" * 5000}]}, 400, "context_length_exceeded"),
     ],
 )
@@ -364,15 +370,117 @@ def test_errors_of_openai_routes(server, more, status, code):
     error = answer.json()["error"]
     assert answer.status_code == status and error["code"] == code
     assert set(error) == {"message", "type", "param", "code"} and error["type"] == "invalid_request_error"
-    assert error["param"] == (next(iter(more)) if code in ("invalid_request", "unsupported_parameter") else None)
+    assert error["param"] == (next(iter(more)) if code != "context_length_exceeded" else None)
     if code == "context_length_exceeded":
-        assert "reduce the length" in error["message"]
+        assert "maximum context length is 2048 tokens" in error["message"]
+        assert "reduce the length of the messages" in error["message"]
 
 
 def test_neutral_parameters_pass(server):
     neutral = {"presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "tools": None, "tool_choice": "none"}
+    neutral |= {"audio": None, "best_of": None, "chat_template_kwargs": {}, "reasoning_effort": "low", "echo": False}
+    neutral |= {"safety_identifier": "u", "prompt_cache_key": "k", "functions": [], "modalities": ["text"]}
     neutral |= {"response_format": {"type": "text"}, "user": "u", "n": 1, "logprobs": False, "stop": None, "seed": None}
-    assert server.post(CHAT, {"messages": USER, "max_tokens": 1} | neutral).status_code == 200
+    answer = server.post(CHAT, {"messages": USER, "max_tokens": 1} | neutral)
+    assert answer.status_code == 200 and "x-ignored-parameters" not in answer.headers
+
+
+def test_what_old_clients_send_is_understood(servers):
+    """-1 and 0 for no limit, empty stop texts, and numbers as texts."""
+    server, body = servers(sampling={"max_new_tokens": 7}), {"messages": USER, "temperature": 0, "max_tokens": 5}
+    plain = server.post(CHAT, body).json()["choices"]
+    for more in ({"stop": ""}, {"stop": []}, {"stop": [None, ""]}, {"max_tokens": "5", "temperature": "0.0", "n": "1"}):
+        assert server.post(CHAT, body | more).json()["choices"] == plain, more
+    unlimited = server.post(CHAT, {"messages": USER, "temperature": 0}).json()["choices"]
+    for limit in (-1, 0):
+        assert server.post(CHAT, body | {"max_tokens": limit}).json()["choices"] == unlimited
+
+
+def test_unknown_parameters_are_named_or_refused(server, servers, caplog):
+    body = {"temprature": 1, "行\n": [1], "min_p": 0.1, "messages": USER, "max_tokens": 1}
+    for more in ({}, {"stream": True}):
+        answer = server.post(CHAT, body | more)
+        assert answer.status_code == 200 and answer.headers["x-ignored-parameters"] == "temprature, %E8%A1%8C%0A"
+    assert "ignored unknown parameters: temprature" in caplog.text
+    strict = servers({"strict_parameters": True})
+    error = strict.post(CHAT, body).json()["error"]
+    assert error["code"] == "unsupported_parameter" and error["param"] == "temprature"
+    assert strict.post(CHAT, {"messages": USER, "max_tokens": 1, "audio": None, "min_p": 0.1}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        (COMPLETIONS, {"prompt": "a", "echo": True, "logprobs": 1}),
+        (COMPLETIONS, {"prompt": "a", "suffix": "none"}),
+        (COMPLETIONS, {"prompt": "a", "best_of": 2}),
+        (COMPLETIONS, {"prompt": [10**6]}),
+        ("/v1/embeddings", {"input": "a", "dimensions": 1}),
+    ],
+)
+def test_what_would_change_the_answer_is_refused(server, path, more):
+    answer = server.post(path, more)
+    assert answer.status_code == 400 and answer.json()["error"]["code"] in ("unsupported_parameter", "invalid_value")
+
+
+def test_echo_comes_before_the_answer(server):
+    body = {"prompt": ["你好", "a"], "n": 2, "best_of": 2, "seed": 1, "max_tokens": 4}
+    plain = [choice["text"] for choice in server.post(COMPLETIONS, body).json()["choices"]]
+    echoed = [choice["text"] for choice in server.post(COMPLETIONS, body | {"echo": True}).json()["choices"]]
+    prompts = ["你好", "你好", "a", "a"]
+    assert echoed == [prompt + text for prompt, text in zip(prompts, plain, strict=True)]
+    streamed = [""] * 4
+    for event in frames(server.post(COMPLETIONS, body | {"echo": True, "stream": True}).text):
+        streamed[event["choices"][0]["index"]] += event["choices"][0]["text"]
+    assert streamed == echoed
+
+
+def test_token_ids_are_a_prompt(server):
+    body = {"temperature": 0, "max_tokens": 6}
+    found = server.post("/tokenize", {"prompt": "你好"}).json()
+    assert found["tokens"] == server.tokenizer.encode_prompt("你好") and found["count"] == len(found["tokens"])
+    bare = server.post("/tokenize", {"prompt": "你好", "add_special_tokens": False}).json()["tokens"]
+    prompts = ("你好", found["tokens"], bare, [bare])
+    texts = [server.post(COMPLETIONS, body | {"prompt": one}).json()["choices"][0]["text"] for one in prompts]
+    assert texts == [texts[0]] * 4
+    dialogue = [{"role": "system", "content": "a"}, *USER]
+    ids = server.tokenizer.apply_chat_template(dialogue, return_dict=False)
+    assert server.post("/tokenize", {"messages": dialogue}).json()["tokens"] == ids
+    assert server.post("/detokenize", {"tokens": bare}).json() == {"prompt": "你好"}
+
+
+def test_an_assistants_last_message_is_continued(server):
+    """The prompt ends with it, as in `apply_chat_template(continue_final_message=True)`."""
+    messages = [*USER, {"role": "assistant", "content": "天气 a"}]
+    ids = server.tokenizer.apply_chat_template(messages, continue_final_message=True, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        expected = server.model.generate(ids, max_new_tokens=6, do_sample=False)[0]
+    whole, before = (server.tokenizer.decode(part, True) for part in (expected, ids[0]))
+    body = server.post(CHAT, {"messages": messages, "temperature": 0, "max_tokens": 6}).json()
+    assert body["choices"][0]["message"]["content"] == whole[len(before) :].rstrip()
+    assert body["usage"]["prompt_tokens"] == ids.shape[1]
+
+
+def test_an_empty_system_message_adds_nothing(server):
+    counts = [
+        server.post(CHAT, {"messages": messages, "max_tokens": 1}).json()["usage"]["prompt_tokens"]
+        for messages in (USER, [{"role": "system", "content": ""}, *USER])
+    ]
+    assert counts[0] == counts[1]
+
+
+def test_parameters_reach_the_engine(server):
+    """Answers under penalties and biases are those of the same call in Python."""
+    bias = {str(server.tokenizer.encode_text("天")[-1]): 5.5}
+    more = {"presence_penalty": 1.5, "frequency_penalty": "0.5", "min_tokens": 9, "min_p": 0.2, "ignore_eos": True}
+    body = server.post(CHAT, {"messages": USER, "temperature": 0, "max_tokens": 12, "logit_bias": bias} | more).json()
+    more |= {"logit_bias": {int(key): value for key, value in bias.items()}, "frequency_penalty": 0.5}
+    expected, _ = server.model.chat(server.tokenizer, "你好", temperature=0, max_new_tokens=12, **more)
+    assert body["choices"][0]["message"]["content"] == expected and body["usage"]["completion_tokens"] == 12
+
+
+def test_models_tell_the_context_length(server):
+    assert server.http.get("/v1/models").json()["data"][0]["max_model_len"] == 2048
 
 
 @pytest.mark.parametrize(
@@ -395,12 +503,12 @@ def test_neutral_parameters_pass(server):
 def test_to_rounds(roles, expected):
     names = {"u": "user", "a": "assistant", "s": "system"}
     messages = [Message(role=names[word[0]], content=word) for word in roles.split()]
-    assert to_rounds(messages) == expected
+    assert to_rounds(messages) == (*expected, "")
 
 
 def test_content_in_parts():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert to_rounds([Message(role="user", content=parts)]) == ("ab", [])
+    assert to_rounds([Message(role="user", content=parts)]) == ("ab", [], "")
 
 
 def test_a_dialogue_too_long_is_an_error_not_a_loss(server):
