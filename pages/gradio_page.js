@@ -380,9 +380,12 @@
     /** Begin: show the chat that this tab had, in the page's language. */
     function start(given) {
         texts = given.texts;
-        const [fill, open_] = [find("#chats input[type=search]"), find("#new")];
-        Object.assign(fill, { placeholder: texts.search, ariaLabel: texts.search, oninput: drawList });
-        Object.assign(open_, { textContent: texts.new_chat, onclick: () => open(fresh()) });
+        const name = (selector, label) => Object.assign(find(selector), { ariaLabel: label, title: label });
+        Object.assign(find("#chats input"), { placeholder: texts.search, ariaLabel: texts.search, oninput: drawList });
+        name("#conversations .toggle-button", texts.chats);
+        name("#settings .toggle-button", texts.settings);
+        name("#attach", texts.add_file);
+        name("#question textarea", texts.question);
         new MutationObserver(() => requestAnimationFrame(decorate)).observe(find("#chat"), { childList: true, subtree: true });
         drawList();
         decorate();
@@ -399,7 +402,7 @@
         start, view, begin, keep, settle, undo,
         again: (...chosen) => begin(chat.nodes[chat.leaf]?.question ?? "", ...chosen),
         stop: () => { if (running) running.stopping = true; },
-        clear: () => open(fresh()),
+        renew: () => open(fresh()),
         save: () => download(JSON.stringify(rounds(), null, 2), "chatglm-history.json", "application/json"),
         export: () => download(asMarkdown(), "chatglm-history.md", "text/markdown"),
         load: () => choose(".json", load),

@@ -15,7 +15,6 @@ from typing import Any
 import gradio as gr
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatglm import SYSTEM_REPLY
 from chatglm.sampling import MAX_LENGTH, TEMPERATURE, TOP_P
@@ -30,6 +29,7 @@ from .content import (
     make_request,
     sliders,
 )
+from .guard import Guard
 from .markdown import GRADIO, answer_markdown, question_markdown
 from .texts import EXAMPLES, MODEL_NAME, TEXTS
 
@@ -40,11 +40,7 @@ QUEUE_LOOK_SECONDS = 0.02  # between two looks at Gradio's own queue; its 1 ms k
 FORMULAS = [{"left": left, "right": right, "display": left != r"\("} for left, right in (("$$", "$$"), (r"\(", r"\)"))]
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONOSPACE_FONTS = ("ui-monospace", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
-POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; object-src 'none'; "
-    "base-uri 'self'"
-)
-CHATS = '<button type="button" id="new"></button><input type="search"><ul></ul><input type="file" hidden>'
+CHATS = '<input type="search"><ul></ul><input type="file" hidden>'
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -128,7 +124,7 @@ class Page:
             self.draw_settings(text)
         with gr.Row(elem_id="header"):
             gr.HTML(f"<h1>{MODEL_NAME}</h1>", elem_id="title")
-            self.clear = gr.Button(text("clear"), size="sm", scale=0, min_width=120, elem_id="clear")
+            self.new = gr.Button(text("new_chat"), size="sm", scale=0, min_width=110, elem_id="new")
         self.chatbot = gr.Chatbot(
             show_label=False,
             container=False,
@@ -205,7 +201,7 @@ class Page:
         welcomed = demo.load(self.welcome, self.turn, [*shown, self.turn], js="() => chatglm.view()", **event)
         welcomed.then(None, self.turn, None, js="given => chatglm.start(given)", **event)
         for button, action in (
-            (self.clear, "clear"), (self.save, "save"), (self.export, "export"), (self.load, "load"),
+            (self.new, "renew"), (self.save, "save"), (self.export, "export"), (self.load, "load"),
             (self.attach, "attach"),
         ):  # fmt: skip
             button.click(None, None, None, js=f"() => {{ chatglm.{action}(); }}", **event)
@@ -379,21 +375,6 @@ class Page:
             raise gr.Error(str(error)) from error
 
 
-class ContentSecurityPolicy:
-    """Have the browser refuse whatever a page would fetch from other computers, such as a picture in an answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, with_policy)
-
-
 def build_demo(engine: Engine, sampling: SamplingArguments | None = None, lang: str = "auto") -> gr.Blocks:
     """Return the page, to be launched by `launch`.
 
@@ -428,7 +409,7 @@ def launch(demo: gr.Blocks, arguments: PageArguments, **options: Any) -> str:
         theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONOSPACE_FONTS),
         css_paths=FOLDER / "gradio_page.css",
         head=f"<script>{(FOLDER / 'gradio_page.js').read_text(encoding='utf-8')}</script>",
-        app_kwargs={"middleware": [Middleware(ContentSecurityPolicy)]},
+        app_kwargs={"middleware": [Middleware(Guard)]},
         **options,
     )
     return address
