@@ -97,24 +97,24 @@
         if (running || question === "") return ["", null, "", ...chosen];
         say("");
         chat.system = system ?? "";
-        running = { chat, path: path().slice(-MOST_ROUNDS + 1) };
+        running = { chat, path: path().slice(-MOST_ROUNDS + 1), id: Math.random() };
         running.ended = new Promise((resolve) => { running.end = resolve; });
-        return [question, rounds().slice(-MOST_ROUNDS + 1), system, ...chosen];
+        return [question, { id: running.id, rounds: rounds().slice(-MOST_ROUNDS + 1) }, system, ...chosen];
     }
 
     /** Keep what has been said of an answer so far. */
     function keep(turn) {
-        if (!running || !turn || turn.question === undefined) return;
+        if (!running || turn?.id !== running.id) return;
         const { chat: of } = running;
         if (running.node === undefined) {
-            if (turn.failed) return;
+            if (turn.state === "failed") return;
             const first = running.path[0];
             const before = running.path[turn.at - 1] ?? (first === undefined ? -1 : of.nodes[first].parent);
             Object.assign(running, { node: of.nodes.length, before: of.leaf });
             of.nodes.push({ parent: before, question: turn.question, answer: "" });
             of.leaf = running.node;
         }
-        if (turn.failed) {
+        if (turn.state === "failed") {
             of.nodes.pop();
             of.leaf = running.before;
             running.node = undefined;
@@ -124,9 +124,13 @@
         store(of);
     }
 
-    /** Note that an answer has ended. */
+    /** Note that an answer has ended, if it has; a question that came too early ends at once, and changes nothing. */
     function settle(turn) {
         keep(turn);
+        if (turn?.id === running?.id && turn?.state !== "running") end();
+    }
+
+    function end() {
         running?.end();
         running = null;
         decorate();
@@ -399,7 +403,7 @@
     sessionStorage.setItem(PREFIX, chat.id);
 
     window.chatglm = {
-        start, view, begin, keep, settle, undo,
+        start, view, begin, keep, settle, end, undo,
         again: (...chosen) => begin(chat.nodes[chat.leaf]?.question ?? "", ...chosen),
         stop: () => { if (running) running.stopping = true; },
         renew: () => open(fresh()),

@@ -192,6 +192,7 @@ class Page:
         ]  # fmt: skip
         for answered in answering:
             answered.then(None, self.turn, None, js="turn => chatglm.settle(turn)", **event)
+            answered.failure(None, None, None, js="() => chatglm.end()", **event)
         self.turn.change(None, self.turn, None, js="turn => chatglm.keep(turn)", **event)
         self.question.stop(self.stop, js="() => chatglm.stop()", **event)
         shown = [self.chatbot, self.question, self.status, self.system]
@@ -249,29 +250,30 @@ class Page:
         self,
         request: gr.Request,
         query: str,
-        history: Any,
+        view: Any,
         chosen: Sequence[Any],
         before: int | None = None,
-        **changes: Any,
+        **more: Any,
     ) -> AsyncIterator[dict]:
         """Answer a question that follows some rounds; yield what changes on the page.
 
         Args:
             request: of the visitor's browser.
             query: the question.
-            history: the rounds that are shown.
+            view: the rounds that are shown, and the browser's name for this answer.
             chosen: the system prompt, and what the sliders are set to.
             before: how many of the rounds the question follows; None: all.
-            changes: to further sampling arguments.
+            more: changes to sampling arguments.
         """
         texts, tab = TEXTS[self.language(request)], request.session_hash
-        if tab in self.asking or history is None or not query.strip():
+        if tab in self.asking or not isinstance(view, dict) or not query.strip():
             yield gr.skip()
             return
         asking = self.asking[tab] = Asking()
-        turn, notes, shown, kept = {"question": query, "answer": "", "failed": False}, [], [], 0.0
+        turn = {"id": view.get("id"), "question": query, "answer": "", "state": "running"}
+        notes, shown, history, kept = [], [], [], 0.0
         try:
-            history = check_history(history)
+            history = check_history(view.get("rounds"))
             rounds = history[: len(history) if before is None else before]
             shown, turn["at"] = messages(rounds), len(rounds)
             yield {
@@ -280,7 +282,7 @@ class Page:
                 self.question: gr.Textbox("", submit_btn=False, stop_btn=True),
                 self.status: "",
             }
-            sampling = self.chosen_sampling(chosen[1:], **changes)
+            sampling = self.chosen_sampling(chosen[1:], **more)
             system = [(chosen[0], SYSTEM_REPLY)] if chosen[0] else []
             asked, dropped = await run_in_threadpool(
                 make_request, self.engine.tokenizer, query, [*system, *rounds], sampling
@@ -293,10 +295,10 @@ class Page:
             async with aclosing(follow(self.engine, asking.answer)) as views:
                 async for turn["answer"], place, reason in views:
                     waiting = texts["queue"].format(place - 1) if place > 1 else texts["next"] if place else ""
-                    view = {self.chatbot: [*shown, *messages([(query, turn["answer"])])], self.status: waiting}
+                    changes = {self.chatbot: [*shown, *messages([(query, turn["answer"])])], self.status: waiting}
                     if (now := time.monotonic()) - kept >= KEEP_SECONDS:
-                        kept, view[self.turn] = now, dict(turn)
-                    yield view
+                        kept, changes[self.turn] = now, dict(turn)
+                    yield changes
                     if reason == "length":
                         notes.append(texts["length"])
         except (*ANSWER_ERRORS, ValueError) as error:
@@ -305,10 +307,10 @@ class Page:
             asking.stop()
             del self.asking[tab]
         if turn["answer"]:
-            turn["notes"] = counts(asking.answer, sampling.max_length)
+            turn |= {"state": "ended", "notes": counts(asking.answer, sampling.max_length)}
             shown, box = [*shown, *messages([(query, turn["answer"])])], gr.Textbox(submit_btn=True, stop_btn=False)
         else:  # the question is not lost
-            turn["failed"] = True
+            turn["state"] = "failed"
             shown, box = messages(history), gr.Textbox(query, submit_btn=True, stop_btn=False)
         yield {self.chatbot: shown, self.turn: turn, self.question: box, self.status: self.note(notes)}
 
@@ -316,28 +318,28 @@ class Page:
         """Return notes as they are shown below the chat, as text."""
         return question_markdown(" ".join(notes), GRADIO)
 
-    async def ask(self, request: gr.Request, query: str, history: Any, *chosen: Any) -> AsyncIterator[dict]:
+    async def ask(self, request: gr.Request, query: str, view: Any, *chosen: Any) -> AsyncIterator[dict]:
         """Answer what was typed."""
-        async for changes in self.answer(request, query, history, chosen):
+        async for changes in self.answer(request, query, view, chosen):
             yield changes
 
     async def ask_example(
-        self, request: gr.Request, event: gr.SelectData, history: Any, *chosen: Any
+        self, request: gr.Request, event: gr.SelectData, view: Any, *chosen: Any
     ) -> AsyncIterator[dict]:
         """Answer an example's question."""
-        async for changes in self.answer(request, event.value["text"], history, chosen):
+        async for changes in self.answer(request, event.value["text"], view, chosen):
             yield changes
 
-    async def retry(self, request: gr.Request, history: Any, *chosen: Any) -> AsyncIterator[dict]:
+    async def retry(self, request: gr.Request, view: Any, *chosen: Any) -> AsyncIterator[dict]:
         """Answer the last question once more, with random numbers of its own."""
-        query = history[-1][0] if history else ""
-        async for changes in self.answer(request, query, history, chosen, -1, seed=None):
+        query = view["rounds"][-1][0] if view else ""
+        async for changes in self.answer(request, query, view, chosen, -1, seed=None):
             yield changes
 
-    async def edit(self, request: gr.Request, event: gr.EditData, history: Any, *chosen: Any) -> AsyncIterator[dict]:
+    async def edit(self, request: gr.Request, event: gr.EditData, view: Any, *chosen: Any) -> AsyncIterator[dict]:
         """Answer an earlier question in its new wording; what came after it becomes an earlier version."""
         index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
-        async for changes in self.answer(request, event.value, history, chosen, index // 2):
+        async for changes in self.answer(request, event.value, view, chosen, index // 2):
             yield changes
 
     def stop(self, request: gr.Request) -> None:
