@@ -144,7 +144,8 @@ def visit(browser, site) -> Iterator:
             return Visitor(context, address)
 
         yield new
-    assert not errors
+    # a page that is left gives up its connections
+    assert not [error for error in errors if not re.search("AbortError|Server stopped|ERR_", error)]
 
 
 # A chat
@@ -518,10 +519,8 @@ def test_copy_and_edit_give_what_was_written(visit, site):
     person.page.locator("#chat button[aria-label='Edit'], #chat button[title='Edit']").last.click()
     expect(person.page.locator("#chat textarea")).to_have_value(question)
     person.page.locator("#chat textarea").fill(question + "&#65;")
-    before = len(site.engine.requests)
     person.page.locator("#chat button[aria-label='Submit'], #chat button[title='Submit']").click()
-    wait_until(lambda: len(site.engine.requests) == before + 1)
-    expect(person.page.locator("#question .submit-button")).to_be_visible()
+    wait_until(lambda: len(person.kept()[0]["nodes"]) == 2)
     (kept,) = person.kept()
     assert kept["nodes"][kept["leaf"]]["question"] == question + "&#65;"
 
@@ -584,17 +583,27 @@ def test_narrow_screen(visit):
         expect(element).to_be_in_viewport(ratio=1)
 
 
-@pytest.mark.parametrize("size", [(1280, 720), (390, 780), (2560, 1440)], ids=lambda size: f"{size[0]}x{size[1]}")
-def test_box_and_newest_answer_stay_in_the_window(visit, size):
-    """After ten rounds, without a scroll bar on the page itself."""
-    person = visit(viewport={"width": size[0], "height": size[1]})
+def test_box_and_newest_answer_stay_in_the_window(visit, site):
+    """After ten rounds, without a scroll bar on the page itself; an answer is followed until its reader scrolls up."""
+    person = visit(viewport={"width": 1280, "height": 720})
     for number in range(10):
         person.ask(f"question {number}")
         expect(person.page.locator("#chat .user .md")).to_have_count(number + 1)
         expect(person.page.locator("#question .submit-button")).to_be_visible()
-        expect(person.box).to_be_in_viewport(ratio=1)
-    expect(person.page.locator("#chat .bot .md").last).to_be_in_viewport()
-    assert person.page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
+    for width, height in ((1280, 720), (390, 780), (2560, 1440), (640, 360)):  # the last: 1280 by 720 at 200 %
+        person.page.set_viewport_size({"width": width, "height": height})
+        for element in (person.box, person.page.locator("#question .submit-button"), person.page.locator("#new")):
+            expect(element).to_be_in_viewport(ratio=1)
+        assert person.page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
+        assert person.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    log, site.engine.seconds = person.page.locator("#chat [role=log]"), 0.005
+    log.evaluate("log => log.scrollTo(0, log.scrollHeight)")
+    person.ask("long")
+    expect(person.page.locator("#chat .bot .md").last).to_contain_text("abcdefghij " * 20)
+    wait_until(lambda: log.evaluate("log => log.scrollHeight - log.scrollTop - log.clientHeight") < 150)
+    log.evaluate("log => log.scrollTo(0, 0)")
+    expect(person.page.locator("#question .submit-button")).to_be_visible()
+    assert log.evaluate("log => log.scrollTop") == 0
 
 
 # The program
