@@ -37,9 +37,7 @@ FRAME_SECONDS = 0.05  # between two updates of a page
 KEEP_SECONDS = 1.0  # between two times that a browser keeps an answer so far
 QUEUE_SECONDS = 0.25  # between two looks at a waiting person's place
 QUEUE_LOOK_SECONDS = 0.02  # between two looks at Gradio's own queue; its 1 ms keeps an idle page's processor busy
-PROGRESS_LOOK_SECONDS = (
-    1.0  # between two looks for Gradio's progress bars, of which the page has none; Gradio's is 10 ms
-)
+PROGRESS_LOOK_SECONDS = 1.0  # between two looks for Gradio's progress bars, of which this page has none
 FORMULAS = [{"left": left, "right": right, "display": left != r"\("} for left, right in (("$$", "$$"), (r"\(", r"\)"))]
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONOSPACE_FONTS = ("ui-monospace", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
