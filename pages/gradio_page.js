@@ -217,8 +217,14 @@
         return { node: chat.nodes[shown[shown.length - rows.length + order]], isQuestion };
     }
 
-    /** Put versions and counts below the answers. */
+    const name = (target, label) => {
+        if (target && target.ariaLabel !== label) Object.assign(target, { ariaLabel: label, title: label });
+    };
+
+    /** Put versions and counts below the answers, and names on the box's button. */
     function decorate() {
+        name(find("#question .submit-button"), texts.send);
+        name(find("#question .stop-button"), texts.stop);
         const rows = document.querySelectorAll("#chat .message-row.bot-row"), shown = path();
         rows.forEach((row, order) => {
             const index = shown[shown.length - rows.length + order], node = chat.nodes[index];
@@ -384,13 +390,13 @@
     /** Begin: show the chat that this tab had, in the page's language. */
     function start(given) {
         texts = given.texts;
-        const name = (selector, label) => Object.assign(find(selector), { ariaLabel: label, title: label });
         Object.assign(find("#chats input"), { placeholder: texts.search, ariaLabel: texts.search, oninput: drawList });
-        name("#conversations .toggle-button", texts.chats);
-        name("#settings .toggle-button", texts.settings);
-        name("#attach", texts.add_file);
-        name("#question textarea", texts.question);
-        new MutationObserver(() => requestAnimationFrame(decorate)).observe(find("#chat"), { childList: true, subtree: true });
+        name(find("#conversations .toggle-button"), texts.chats);
+        name(find("#settings .toggle-button"), texts.settings);
+        name(find("#attach"), texts.add_file);
+        name(box(), texts.question);
+        const observer = new MutationObserver(() => requestAnimationFrame(decorate));
+        for (const place of ["#chat", "#ask"]) observer.observe(find(place), { childList: true, subtree: true });
         drawList();
         decorate();
     }
