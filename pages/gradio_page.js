@@ -7,6 +7,7 @@
     const PREFIX = "chatglm-chat-", MOST_ROUNDS = 200, MOST_CHARACTERS = 1000000;
     const chats = new Map(); // by id: all that this browser keeps
     let texts = {}, chat = fresh(), draft = "", copied = null;
+    let follows = true; // whether the newest answer is followed while it grows
     let running = null; // the round that is being answered: {chat, path, node, before, ended, end}
     const find = (selector) => document.querySelector(selector);
     const box = () => find("#question textarea");
@@ -96,6 +97,7 @@
         if (running?.stopping) await running.ended;
         if (running || question === "") return ["", null, "", ...chosen];
         say("");
+        follows = true;
         chat.system = system ?? "";
         running = { chat, path: path().slice(-MOST_ROUNDS + 1), id: Math.random() };
         running.ended = new Promise((resolve) => { running.end = resolve; });
@@ -161,7 +163,15 @@
 
     // ---- what is shown ----------------------------------------------------------------------------------------------
 
-    const draw = () => find("#show").click();
+    function draw() {
+        follows = true;
+        find("#show").click();
+    }
+
+    document.addEventListener("scroll", ({ target: log }) => {
+        if (log instanceof Element && log.matches("#chat [role=log]"))
+            follows = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+    }, true);
 
     /** Return what the server is to show: rounds, what stands in the box, and the system prompt. */
     function view() {
@@ -223,6 +233,8 @@
 
     /** Put versions and counts below the answers, and names on the box's button. */
     function decorate() {
+        const log = find("#chat [role=log]");
+        if (follows) log.scrollTop = log.scrollHeight;
         name(find("#question .submit-button"), texts.send);
         name(find("#question .stop-button"), texts.stop);
         const rows = document.querySelectorAll("#chat .message-row.bot-row"), shown = path();

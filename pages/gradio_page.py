@@ -131,6 +131,7 @@ class Page:
             container=False,
             scale=1,
             height="100%",
+            autoscroll=False,  # Gradio's pulls a reader back who scrolls up; gradio_page.js does not
             editable="user",
             buttons=["copy"],
             latex_delimiters=FORMULAS,
