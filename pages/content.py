@@ -1,24 +1,37 @@
-"""What the two web pages share: sliders, requests, what a person is told of an error, a chat as a file."""
+"""What the two web pages share: sliders, requests, what a person is told of an error."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
-from engine import EngineError, Request, chat_request
+from engine import (
+    AnswerTimeoutError,
+    ClosedError,
+    EngineError,
+    QueueFullError,
+    QueueTimeoutError,
+    Request,
+    StepError,
+    chat_request,
+)
 from loading.arguments import SamplingArguments
 
 from .texts import too_long
 
 HISTORY_ROUNDS = 200  # a page keeps so many, the newest
 SLIDER_LENGTH = 4096  # tokens, the original's; models that are trained for fewer end the slider there
+HISTORY_CHARACTERS = 1_000_000  # of all rounds together
 ANSWER_ERRORS = (EngineError, PromptTooLongError, InvalidLogitsError)
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Questions
-# ---------------------------------------------------------------------------------------------------------------------
+ERROR_TEXTS = {  # what a person is told of an error that has no values
+    QueueFullError: "busy",
+    QueueTimeoutError: "no_place",
+    AnswerTimeoutError: "too_slow",
+    ClosedError: "closed",
+    StepError: "failed",
+    InvalidLogitsError: "failed",
+}
 
 
 class Slider(NamedTuple):
@@ -42,6 +55,13 @@ def sliders(sampling: SamplingArguments, limit: int) -> dict[str, Slider]:
         "max_length": Slider(2, most, min(sampling.max_length, most), 1),
         "top_p": Slider(0.01, 1.0, sampling.top_p, 0.01),
         "temperature": Slider(0.0, max(1.0, sampling.temperature), sampling.temperature, 0.01),
+        "top_k": Slider(0, max(200, sampling.top_k), sampling.top_k, 1),
+        "repetition_penalty": Slider(
+            min(1.0, sampling.repetition_penalty),
+            max(2.0, sampling.repetition_penalty),
+            sampling.repetition_penalty,
+            0.01,
+        ),
     }
 
 
@@ -60,24 +80,7 @@ def describe(error: Exception, texts: dict[str, str], model_limit: int | None = 
     """Return what a person is told of an error; the limit is of what the model itself takes, in tokens."""
     if isinstance(error, PromptTooLongError):
         return too_long(error, texts, model_limit)
-    return texts["error"].format(error)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Files
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def read_history(data: bytes) -> list[list[str]]:
-    """Return the rounds in a file: `[[question, answer], …]`, or an object with that as its `history`, as API replies.
-
-    Raises:
-        ValueError: the file is not that.
-    """
-    content = json.loads(data.decode("utf-8-sig"))
-    if isinstance(content, dict):
-        content = content.get("history")
-    return check_history(content)
+    return texts[ERROR_TEXTS[type(error)]] if type(error) in ERROR_TEXTS else texts["error"].format(error)
 
 
 def check_history(content: object) -> list[list[str]]:
@@ -91,4 +94,7 @@ def check_history(content: object) -> list[list[str]]:
     for number, pair in enumerate(content, 1):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise ValueError(f"round {number} is not a pair of texts")
-    return content[-HISTORY_ROUNDS:]
+    kept = content[-HISTORY_ROUNDS:]
+    if (characters := sum(len(text) for pair in kept for text in pair)) > HISTORY_CHARACTERS:
+        raise ValueError(f"a chat may have {HISTORY_CHARACTERS} characters, and this one has {characters}")
+    return kept

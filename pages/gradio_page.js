@@ -1,31 +1,433 @@
-// What web_demo.py's page does in the browser, beside Gradio.
+// What web_demo.py's page does in the browser, beside Gradio: it keeps the chats, and what is pressed and copied.
+//
+// A chat is {id, title, changed, revision, system, leaf, nodes}. A node is a round {parent, question, answer, notes};
+// rounds that follow the same one are versions of each other. What is shown is the path from the first round to `leaf`.
 "use strict";
 (() => {
-    // The page writes special characters of a question as HTML's numbers for them, so that they stay text in Markdown.
-    const typed = (text) => text.replace(/&#(\d+);/g, (_, number) => String.fromCodePoint(Number(number)));
+    const PREFIX = "chatglm-chat-", MOST_ROUNDS = 200, MOST_CHARACTERS = 1000000;
+    const chats = new Map(); // by id: all that this browser keeps
+    let texts = {}, chat = fresh(), draft = "", copied = null;
+    let follows = true; // whether the newest answer is followed while it grows
+    let running = null; // the round that is being answered: {chat, path, node, before, ended, end}
+    const find = (selector) => document.querySelector(selector);
+    const box = () => find("#question textarea");
 
-    // Copy what was typed or answered, not how it is written for display.
-    if (navigator.clipboard) { // browsers offer it to https and to this computer's own pages only
-        const write = navigator.clipboard.writeText.bind(navigator.clipboard);
-        navigator.clipboard.writeText = (text) => write(typed(text));
+    // ---- chats ------------------------------------------------------------------------------------------------------
+
+    function fresh() {
+        const id = Array.from(crypto.getRandomValues(new Uint32Array(3)), (part) => part.toString(36)).join("");
+        return { id, title: "", changed: 0, revision: 0, system: "", leaf: -1, nodes: [] };
     }
 
-    // Edit what was typed.
-    document.addEventListener("focusin", ({ target }) => {
-        if (target instanceof HTMLTextAreaElement && target.closest("#chat") && typed(target.value) !== target.value) {
-            target.value = typed(target.value);
-            target.dispatchEvent(new Event("input", { bubbles: true }));
+    /** The indices of the rounds that are shown. */
+    function path(of = chat) {
+        const found = [];
+        for (let index = of.leaf; index >= 0; index = of.nodes[index].parent) found.push(index);
+        return found.reverse();
+    }
+
+    const rounds = () => path().map((index) => [chat.nodes[index].question, chat.nodes[index].answer]);
+    const title = (of) => of.title || (of.nodes[0]?.question ?? "").trim().slice(0, 60) || texts.new_chat || "";
+
+    function read(key) {
+        try {
+            const found = JSON.parse(localStorage.getItem(key));
+            const isNode = (node, index) => typeof node.question === "string" && typeof node.answer === "string"
+                && node.parent < index && node.parent >= -1;
+            if (found && key === PREFIX + found.id && found.nodes.every(isNode)) return found;
+        } catch (error) {
+            console.warn(key, error.message); // written by something else: neither shown nor touched
+        }
+        return null;
+    }
+
+    /** Keep a chat. If another tab has gone on with the same one, this tab's becomes a chat of its own. */
+    function store(of) {
+        const kept = read(PREFIX + of.id);
+        if (kept && kept.revision !== of.revision) {
+            Object.assign(of, { id: fresh().id, title: `${title(of)} (${texts.copy})` });
+            if (of === chat) sessionStorage.setItem(PREFIX, of.id);
+        }
+        of.revision += 1;
+        of.changed = Date.now();
+        chats.set(of.id, of);
+        try {
+            localStorage.setItem(PREFIX + of.id, JSON.stringify(of));
+        } catch {
+            of.revision -= 1;
+            say(texts.full);
+        }
+        drawList();
+    }
+
+    async function open(next) {
+        await finish();
+        chat = next;
+        sessionStorage.setItem(PREFIX, chat.id);
+        draw();
+    }
+
+    async function remove(of) {
+        if (!confirm(texts.delete_question.replace("{}", title(of)))) return;
+        if (of === chat) await open(fresh());
+        chats.delete(of.id);
+        localStorage.removeItem(PREFIX + of.id);
+        drawList();
+    }
+
+    function rename(of) {
+        const name = prompt(texts.rename, title(of));
+        if (name === null) return;
+        of.title = name.trim();
+        store(of);
+    }
+
+    // ---- answers ----------------------------------------------------------------------------------------------------
+
+    /** Wait until the running answer has been stopped and kept. */
+    async function finish() {
+        if (!running) return;
+        running.stopping = true;
+        find("#question .stop-button")?.click();
+        await running.ended;
+    }
+
+    /** Return what an event sends to the server in place of its inputs; nothing, while another answer is running. */
+    async function begin(question, system, ...chosen) {
+        if (running?.stopping) await running.ended;
+        if (running || question === "") return ["", null, "", ...chosen];
+        say("");
+        follows = true;
+        chat.system = system ?? "";
+        running = { chat, path: path().slice(-MOST_ROUNDS + 1), id: Math.random() };
+        running.ended = new Promise((resolve) => { running.end = resolve; });
+        return [question, { id: running.id, rounds: rounds().slice(-MOST_ROUNDS + 1) }, system, ...chosen];
+    }
+
+    /** Keep what has been said of an answer so far. */
+    function keep(turn) {
+        if (!running || turn?.id !== running.id) return;
+        const { chat: of } = running;
+        if (running.node === undefined) {
+            if (turn.state === "failed") return;
+            const first = running.path[0];
+            const before = running.path[turn.at - 1] ?? (first === undefined ? -1 : of.nodes[first].parent);
+            Object.assign(running, { node: of.nodes.length, before: of.leaf });
+            of.nodes.push({ parent: before, question: turn.question, answer: "" });
+            of.leaf = running.node;
+        }
+        if (turn.state === "failed") {
+            of.nodes.pop();
+            of.leaf = running.before;
+            running.node = undefined;
+        } else {
+            Object.assign(of.nodes[running.node], { answer: turn.answer, notes: turn.notes });
+        }
+        store(of);
+    }
+
+    /** Note that an answer has ended, if it has; a question that came too early ends at once, and changes nothing. */
+    function settle(turn) {
+        keep(turn);
+        if (turn?.id === running?.id && turn?.state !== "running") end();
+    }
+
+    function end() {
+        running?.end();
+        running = null;
+        decorate();
+        const { activeElement } = document;
+        const isFree = activeElement === document.body || activeElement?.closest("#question, #chat");
+        if (isFree && !activeElement.closest("#chat textarea") && !matchMedia("(pointer: coarse)").matches) box()?.focus();
+    }
+
+    /** Forget the last round; its question returns to the box. */
+    function undo() {
+        const last = chat.nodes[chat.leaf];
+        if (running || !last) return view();
+        chat.leaf = last.parent;
+        draft = last.question;
+        store(chat);
+        return view();
+    }
+
+    /** Show another version of a round, with what followed it last. */
+    function turnTo(index) {
+        if (running) return;
+        let leaf = index;
+        chat.nodes.forEach((node, later) => { if (node.parent === leaf) leaf = later; });
+        chat.leaf = leaf;
+        store(chat);
+        draw();
+    }
+
+    // ---- what is shown ----------------------------------------------------------------------------------------------
+
+    function draw() {
+        follows = true;
+        find("#show").click();
+    }
+
+    document.addEventListener("scroll", ({ target: log }) => {
+        if (log instanceof Element && log.matches("#chat [role=log]"))
+            follows = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+    }, true);
+
+    /** Return what the server is to show: rounds, what stands in the box, and the system prompt. */
+    function view() {
+        const last = chat.nodes[chat.leaf];
+        if (last && !last.answer && !running) { // the page was left before a word of its answer came
+            chat.leaf = last.parent;
+            draft = draft || last.question;
+        }
+        const shown = { rounds: rounds().slice(-MOST_ROUNDS), draft, system: chat.system };
+        draft = "";
+        drawList();
+        return [shown];
+    }
+
+    function say(text) {
+        const place = find("#notice");
+        if (place) place.textContent = text;
+    }
+
+    function element(name, properties, ...children) {
+        const made = Object.assign(document.createElement(name), properties);
+        made.append(...children);
+        return made;
+    }
+
+    const button = (className, text, label, onclick) =>
+        element("button", { type: "button", className, textContent: text, title: label, ariaLabel: label, onclick });
+
+    function drawList() {
+        const list = find("#chats ul");
+        if (!list) return;
+        const wanted = find("#chats input").value.trim().toLowerCase();
+        const holds = (of) => [of.title, ...of.nodes.flatMap((node) => [node.question, node.answer])]
+            .some((text) => text.toLowerCase().includes(wanted));
+        const found = [...chats.values()].filter((of) => !wanted || holds(of)).sort((a, b) => b.changed - a.changed);
+        list.replaceChildren(...found.map((of) => {
+            const name = button("open", title(of), title(of), () => open(of));
+            name.ariaCurrent = of.id === chat.id;
+            const ways = [button("rename", "✎", texts.rename, () => rename(of)),
+                          button("delete", "×", texts.delete, () => remove(of))];
+            return element("li", {}, name, ...ways);
+        }));
+    }
+
+    /** The round of a message's element: its index, and whether the element is its question's. */
+    function roundOf(target) {
+        const row = target.closest("#chat .message-row") ?? target.closest("#chat .message-buttons").previousElementSibling;
+        const rows = [...document.querySelectorAll("#chat .message-row.user-row")];
+        const isQuestion = row?.classList.contains("user-row");
+        const order = rows.findLastIndex((each) =>
+            each === row || each.compareDocumentPosition(row) & Node.DOCUMENT_POSITION_FOLLOWING);
+        const shown = path();
+        return { node: chat.nodes[shown[shown.length - rows.length + order]], isQuestion };
+    }
+
+    const name = (target, label) => {
+        if (target && target.ariaLabel !== label) Object.assign(target, { ariaLabel: label, title: label });
+    };
+
+    /** Put versions and counts below the answers, and names on the box's button. */
+    function decorate() {
+        const log = find("#chat [role=log]");
+        if (follows) log.scrollTop = log.scrollHeight;
+        name(find("#question .submit-button"), texts.send);
+        name(find("#question .stop-button"), texts.stop);
+        const rows = document.querySelectorAll("#chat .message-row.bot-row"), shown = path();
+        rows.forEach((row, order) => {
+            const index = shown[shown.length - rows.length + order], node = chat.nodes[index];
+            if (!node) return;
+            const versions = chat.nodes.flatMap((each, other) => (each.parent === node.parent ? [other] : []));
+            const now = versions.indexOf(index), { notes } = node;
+            const counts = notes ? texts.counts.replace("{}", notes.tokens).replace("{}", notes.limit)
+                .replace("{}", notes.speed) : "";
+            const state = JSON.stringify([chat.id, index, versions, counts]), buttons = row.nextElementSibling;
+            const kept = buttons?.querySelector(".notes");
+            if (!buttons?.matches(".message-buttons") || kept?.dataset.state === state) return;
+            kept?.remove();
+            const place = element("div", { className: "notes" });
+            place.dataset.state = state;
+            if (versions.length > 1) {
+                const back = button("", "‹", texts.version_before, () => turnTo(versions[now - 1]));
+                const on = button("", "›", texts.version_after, () => turnTo(versions[now + 1]));
+                back.disabled = now === 0;
+                on.disabled = now === versions.length - 1;
+                place.append(back, `${now + 1}/${versions.length}`, on);
+            }
+            place.append(counts);
+            buttons.append(place);
+        });
+    }
+
+    // ---- files ------------------------------------------------------------------------------------------------------
+
+    function download(text, name, type) {
+        const link = element("a", { href: URL.createObjectURL(new Blob([text], { type })), download: name });
+        link.click();
+        URL.revokeObjectURL(link.href);
+    }
+
+    const asMarkdown = () => rounds().map(([asked, answered]) => `**${texts.you}**\n\n${asked}\n\n**${texts.model}**\n\n`
+        + `${answered}\n`).join("\n---\n\n");
+
+    /** The text of a file, in UTF-8 or Chinese text's older code. */
+    async function textOf(file) {
+        if (file.size > 4 * MOST_CHARACTERS) throw new Error(texts.too_large);
+        const data = await file.arrayBuffer();
+        let text;
+        try {
+            text = new TextDecoder("utf-8", { fatal: true }).decode(data);
+        } catch {
+            text = new TextDecoder("gb18030").decode(data);
+        }
+        if (/[\0\ufffd]/.test(text)) throw new Error(texts.no_text);
+        if (text.length > MOST_CHARACTERS) throw new Error(texts.too_large);
+        return text;
+    }
+
+    /** Let a person choose a file. */
+    function choose(accept, use) {
+        const input = find("#chats input[type=file]");
+        Object.assign(input, { accept, value: "", onchange: () => input.files[0] && use(input.files[0]) });
+        input.click();
+    }
+
+    /** Open a chat from a file: `[[question, answer], …]`, or an object with that as its `history`. */
+    async function load(file) {
+        try {
+            const content = JSON.parse(await textOf(file));
+            const history = Array.isArray(content) ? content : content?.history;
+            const isRound = (pair) => Array.isArray(pair) && pair.length === 2
+                && pair.every((text) => typeof text === "string");
+            if (!Array.isArray(history)) throw new Error("");
+            const wrong = history.findIndex((pair) => !isRound(pair));
+            if (wrong >= 0) throw new Error(texts.wrong_round.replace("{}", wrong + 1));
+            const nodes = history.map(([question, answer], index) => ({ parent: index - 1, question, answer }));
+            const loaded = { ...fresh(), nodes, leaf: nodes.length - 1 };
+            store(loaded);
+            await open(loaded);
+            say(texts.loaded.replace("{}", history.length));
+        } catch (error) {
+            say(texts.wrong_file.replace("{}", error.message));
+        }
+    }
+
+    /** Put a file's text into the question. */
+    async function attach(file) {
+        try {
+            const text = await textOf(file);
+            const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((found) => found[0].length + 1)));
+            write(`${box().value.trimEnd()}\n\n${file.name}\n${fence}\n${text.trimEnd()}\n${fence}\n`.trimStart());
+            find("#count").click();
+        } catch (error) {
+            say(`${file.name}: ${error.message}`);
+        }
+    }
+
+    function write(text, place = box()) {
+        place.value = text;
+        place.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+
+    // ---- what is pressed and copied ---------------------------------------------------------------------------------
+
+    if (!navigator.clipboard) { // browsers offer it to https and to this computer's own pages only
+        const writeText = async (text) => {
+            const place = element("textarea", { value: text });
+            document.body.append(place);
+            place.select();
+            document.execCommand("copy");
+            place.remove();
+        };
+        Object.defineProperty(navigator, "clipboard", { value: { writeText } });
+    }
+    const writeText = navigator.clipboard.writeText.bind(navigator.clipboard);
+    navigator.clipboard.writeText = (text) => {
+        const exact = copied ?? text; // a message as it was typed or answered, not as it is written for display
+        copied = null;
+        return writeText(exact);
+    };
+    document.addEventListener("click", ({ target }) => {
+        const pressed = target instanceof Element && target.closest("#chat .message-buttons button");
+        const { node, isQuestion } = pressed ? roundOf(pressed) : {};
+        copied = node ? (isQuestion ? node.question : node.answer) : null;
+    }, true);
+
+    document.addEventListener("focusin", ({ target }) => { // edit what was typed
+        if (!(target instanceof HTMLTextAreaElement && target.closest("#chat")) || target.dataset.typed) return;
+        target.dataset.typed = true;
+        const { node } = roundOf(target);
+        if (node) write(node.question, target);
+    });
+
+    document.addEventListener("keydown", (event) => {
+        if (event.isComposing) return;
+        if (event.key === "Escape") {
+            const cancel = find("#chat textarea") && find("#chat .message-buttons button:last-of-type");
+            if (running) finish();
+            else if (cancel) cancel.click();
+            if (running || cancel) box().focus();
+        } else if (event.key === "ArrowUp" && event.target === box() && !box().value && !running) {
+            const last = [...document.querySelectorAll("#chat .user-row + .message-buttons button:last-of-type")].at(-1);
+            if (last) {
+                event.preventDefault();
+                last.click();
+                requestAnimationFrame(() => find("#chat textarea")?.focus());
+            }
         }
     });
 
+    for (const name of ["dragover", "drop", "paste"]) {
+        document.addEventListener(name, (event) => {
+            const data = event.dataTransfer ?? event.clipboardData;
+            if (!data?.types.includes("Files")) return;
+            event.preventDefault();
+            for (const file of data.files) attach(file);
+        }, true);
+    }
+
+    window.addEventListener("storage", ({ key }) => {
+        if (!key?.startsWith(PREFIX)) return;
+        const id = key.slice(PREFIX.length), other = read(key);
+        if (id === chat.id) return; // this tab's own goes on; `store` keeps both
+        if (other) chats.set(id, other);
+        else chats.delete(id);
+        drawList();
+    });
+
+    /** Begin: show the chat that this tab had, in the page's language. */
+    function start(given) {
+        texts = given.texts;
+        Object.assign(find("#chats input"), { placeholder: texts.search, ariaLabel: texts.search, oninput: drawList });
+        name(find("#conversations .toggle-button"), texts.chats);
+        name(find("#settings .toggle-button"), texts.settings);
+        name(find("#attach"), texts.add_file);
+        name(box(), texts.question);
+        const observer = new MutationObserver(() => requestAnimationFrame(decorate));
+        for (const place of ["#chat", "#ask"]) observer.observe(find(place), { childList: true, subtree: true });
+        drawList();
+        decorate();
+    }
+
+    for (const key of Object.keys(localStorage).filter((each) => each.startsWith(PREFIX))) {
+        const found = read(key);
+        if (found) chats.set(found.id, found);
+    }
+    chat = chats.get(sessionStorage.getItem(PREFIX)) ?? chat;
+    sessionStorage.setItem(PREFIX, chat.id);
+
     window.chatglm = {
-        // Have the browser save a chat as a file.
-        save(history) {
-            const link = document.createElement("a");
-            link.href = URL.createObjectURL(new Blob([JSON.stringify(history, null, 2)], { type: "application/json" }));
-            link.download = "chatglm-history.json";
-            link.click();
-            URL.revokeObjectURL(link.href);
-        },
+        start, view, begin, keep, settle, end, undo,
+        again: (...chosen) => begin(chat.nodes[chat.leaf]?.question ?? "", ...chosen),
+        stop: () => { if (running) running.stopping = true; },
+        renew: () => open(fresh()),
+        save: () => download(JSON.stringify(rounds(), null, 2), "chatglm-history.json", "application/json"),
+        export: () => download(asMarkdown(), "chatglm-history.md", "text/markdown"),
+        load: () => choose(".json", load),
+        attach: () => choose("", attach),
     };
 })();

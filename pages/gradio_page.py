@@ -15,44 +15,42 @@ from typing import Any
 import gradio as gr
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from chatglm import SYSTEM_REPLY
+from chatglm.sampling import MAX_LENGTH, TEMPERATURE, TOP_P
 from engine import Answer, Engine
 from loading.arguments import SamplingArguments
 
 from .arguments import PageArguments
 from .content import (
     ANSWER_ERRORS,
-    HISTORY_ROUNDS,
     check_history,
     describe,
     make_request,
-    read_history,
     sliders,
 )
-from .markdown import GRADIO, answer_markdown, question_markdown, typed_text
+from .guard import Guard
+from .markdown import GRADIO, answer_markdown, question_markdown
 from .texts import EXAMPLES, MODEL_NAME, TEXTS
 
 FRAME_SECONDS = 0.05  # between two updates of a page
+KEEP_SECONDS = 1.0  # between two times that a browser keeps an answer so far
 QUEUE_SECONDS = 0.25  # between two looks at a waiting person's place
 QUEUE_LOOK_SECONDS = 0.02  # between two looks at Gradio's own queue; its 1 ms keeps an idle page's processor busy
+PROGRESS_LOOK_SECONDS = 1.0  # between two looks for Gradio's progress bars, of which this page has none
 FORMULAS = [{"left": left, "right": right, "display": left != r"\("} for left, right in (("$$", "$$"), (r"\(", r"\)"))]
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONOSPACE_FONTS = ("ui-monospace", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
-POLICY = (
-    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; object-src 'none'; "
-    "base-uri 'self'"
-)
+CHATS = '<input type="search"><ul></ul><input type="file" hidden>'
 FOLDER = Path(__file__).resolve().parent
 
 
 class Asking:
-    """A question of a browser tab on its way to its answer; `instead` is what the page shows once it is forgotten."""
+    """A question of a browser tab on its way to its answer."""
 
     def __init__(self) -> None:
         self.answer: Answer | None = None
         self.stopped = False
-        self.instead: dict | None = None
 
     def stop(self) -> None:
         """End the answer, now or as soon as it begins."""
@@ -79,21 +77,29 @@ async def follow(engine: Engine, answer: Answer) -> AsyncIterator[tuple[str, int
             yield text, 0, piece.finish_reason
 
 
-def messages(history: list[list[str]], question: str | None = None, reply: str = "") -> list[dict[str, str]]:
-    """Return rounds, and one that is being answered, as the chat component shows them."""
+def messages(history: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Return rounds as the chat component shows them; the last one may have no answer yet."""
     shown = []
     for asked, answered in history:
         shown.append({"role": "user", "content": question_markdown(asked, GRADIO)})
-        shown.append({"role": "assistant", "content": answer_markdown(answered, GRADIO)})
-    if question is not None:
-        shown.append({"role": "user", "content": question_markdown(question, GRADIO)})
-        if reply:
-            shown.append({"role": "assistant", "content": answer_markdown(reply, GRADIO)})
+        if answered:
+            shown.append({"role": "assistant", "content": answer_markdown(answered, GRADIO)})
     return shown
 
 
+def counts(answer: Answer, limit: int) -> dict[str, str]:
+    """Return what is told beside an answer: tokens of it and all before it, their limit, and tokens a second."""
+    tokens = len(answer.request.prompt_ids) + answer.completion_tokens
+    seconds = (answer.finished or time.monotonic()) - (answer.first_token or answer.submitted)
+    speed = (answer.completion_tokens - 1) / seconds if answer.completion_tokens > 1 and seconds > 0 else 0.0
+    return {"tokens": str(tokens), "limit": str(limit), "speed": f"{speed:.3g}" if speed < 100 else f"{speed:.0f}"}
+
+
 class Page:
-    """The page and what happens on it. A chat is kept by its browser, not here.
+    """The page and what happens on it. Chats are kept by their browser, by gradio_page.js, and not here.
+
+    Each event begins with a function of that script, which puts the chat's rounds in the place of `turn`'s value; the
+    views of an answer bring back in `turn` what the browser is to keep.
 
     Args:
         engine: answers.
@@ -103,70 +109,106 @@ class Page:
 
     def __init__(self, engine: Engine, sampling: SamplingArguments, lang: str) -> None:
         self.engine, self.sampling, self.lang = engine, sampling, lang
+        self.limit = engine.model.config.max_sequence_length
         self.asking: dict[str, Asking] = {}  # by browser tab
         self.draw()
 
     def draw(self) -> None:
         """Make the components."""
         text = gr.I18n()
-        ranges = sliders(self.sampling, self.engine.model.config.max_sequence_length)
-        self.history = gr.BrowserState([], storage_key="chatglm-history")
+        self.turn = gr.JSON(visible="hidden")
+        self.show_button = gr.Button(visible="hidden", elem_id="show")
+        self.count_button = gr.Button(visible="hidden", elem_id="count")
+        with gr.Sidebar(open=False, elem_id="conversations", width=280):
+            gr.HTML(CHATS, elem_id="chats")
         with gr.Sidebar(position="right", open=False, elem_id="settings"):
-            gr.Markdown(text("settings"), elem_classes="heading")
-            self.sliders = [
-                gr.Slider(
-                    *slider[:2], value=slider.value, step=slider.step, label=text(name), info=text(f"{name}_info")
-                )
-                for name, slider in ranges.items()
-            ]
-            gr.Markdown(text("chat"), elem_classes="heading")
-            self.save = gr.Button(text("save"), elem_id="save")
-            self.upload = gr.UploadButton(text("load"), file_types=[".json"], type="binary", elem_id="load")
+            self.draw_settings(text)
         with gr.Row(elem_id="header"):
             gr.HTML(f"<h1>{MODEL_NAME}</h1>", elem_id="title")
-            self.clear = gr.Button(text("clear"), size="sm", scale=0, min_width=120, elem_id="clear")
+            self.new = gr.Button(text("new_chat"), size="sm", scale=0, min_width=110, elem_id="new")
         self.chatbot = gr.Chatbot(
             show_label=False,
             container=False,
             scale=1,
             height="100%",
+            autoscroll=False,  # Gradio's pulls a reader back who scrolls up; gradio_page.js does not
             editable="user",
-            buttons=["copy", "copy_all"],
+            buttons=["copy"],
             latex_delimiters=FORMULAS,
             allow_tags=False,
             elem_id="chat",
         )
         self.status = gr.Markdown(elem_id="status")
-        self.question = gr.Textbox(
-            show_label=False,
-            container=False,
-            placeholder=text("placeholder"),
-            lines=1,
-            max_lines=10,
-            autofocus=True,
-            submit_btn=True,
-            elem_id="question",
-        )
+        gr.HTML('<p id="notice" role="status"></p>', elem_id="notices")
+        with gr.Column(elem_id="ask"):
+            self.question = gr.Textbox(
+                show_label=False,
+                container=False,
+                placeholder=text("placeholder"),
+                lines=1,
+                max_lines=10,
+                autofocus=True,
+                submit_btn=True,
+                elem_id="question",
+            )
+            self.attach = gr.Button("+", elem_id="attach")
+
+    def draw_settings(self, text: gr.I18n) -> None:
+        """Make the components of the settings' side bar."""
+        gr.Markdown(text("settings"), elem_classes="heading")
+        self.system = gr.Textbox(label=text("system"), info=text("system_info"), lines=2, max_lines=8, elem_id="system")
+        self.sliders = {
+            name: gr.Slider(
+                *slider[:2], value=slider.value, step=slider.step, label=text(name), info=text(f"{name}_info")
+            )
+            for name, slider in sliders(self.sampling, self.limit).items()
+        }
+        gr.Markdown(text("chat"), elem_classes="heading")
+        with gr.Row():
+            self.save = gr.Button(text("save"), size="sm", elem_id="save")
+            self.load = gr.Button(text("load"), size="sm", elem_id="load")
+        self.export = gr.Button(text("export"), size="sm", elem_id="export")
 
     def connect(self, demo: gr.Blocks) -> None:
         """Say what happens when."""
         event = {"api_visibility": "private", "show_progress": "hidden"}
-        answering = event | {
-            "concurrency_limit": None,
-            "outputs": [self.chatbot, self.history, self.question, self.status],
-        }
-        # "multiple": else Gradio drops a question sent while it still ends the answer before; `answer` takes one by one
-        asked = [self.question, self.history, *self.sliders]
-        self.question.submit(self.ask, asked, trigger_mode="multiple", **answering)
-        self.chatbot.example_select(self.ask_example, [self.history, *self.sliders], **answering)
-        self.chatbot.retry(self.retry, [self.history, *self.sliders], **answering)
-        self.chatbot.edit(self.edit, [self.history, *self.sliders], **answering)
-        self.chatbot.undo(self.undo, self.history, answering["outputs"], **event)
-        self.question.stop(self.stop, **event)
-        demo.load(self.welcome, self.history, [self.chatbot, self.history], **event)
-        gr.on([self.clear.click, self.chatbot.clear], self.forget, None, answering["outputs"], **event)
-        self.upload.upload(self.read, self.upload, answering["outputs"], **event)
-        self.save.click(None, self.history, js="history => chatglm.save(history)", **event)
+        chosen = [self.system, *self.sliders.values()]
+        views = [self.chatbot, self.turn, self.question, self.status]
+        begin = "(question, _, ...chosen) => chatglm.begin(question, ...chosen)"
+        again = "(_, ...chosen) => chatglm.again(...chosen).then(([question, ...rest]) => rest)"
+        edited = "(_, ...chosen) => chatglm.begin(undefined, ...chosen).then(([question, ...rest]) => rest)"
+        answering = [
+            # "multiple": else Gradio drops a question sent while it still ends the answer before
+            self.question.submit(
+                self.ask, [self.question, self.turn, *chosen], views, js=begin, trigger_mode="multiple",
+                concurrency_limit=None, **event,
+            ),
+            *(
+                listener(handler, [self.turn, *chosen], views, js=js, concurrency_limit=None, **event)
+                for listener, handler, js in (
+                    (self.chatbot.example_select, self.ask_example, edited),
+                    (self.chatbot.retry, self.retry, again),
+                    (self.chatbot.edit, self.edit, edited),
+                )
+            ),
+        ]  # fmt: skip
+        for answered in answering:
+            answered.then(None, self.turn, None, js="turn => chatglm.settle(turn)", **event)
+            answered.failure(None, None, None, js="() => chatglm.end()", **event)
+        self.turn.change(None, self.turn, None, js="turn => chatglm.keep(turn)", **event)
+        self.question.stop(self.stop, js="() => chatglm.stop()", **event)
+        shown = [self.chatbot, self.question, self.status, self.system]
+        self.chatbot.undo(self.show, self.turn, shown, js="() => chatglm.undo()", **event)
+        self.show_button.click(self.show, self.turn, shown, js="() => chatglm.view()", **event)
+        self.count_button.click(self.count, [self.question, self.sliders["max_length"]], self.status, **event)
+        welcomed = demo.load(self.welcome, self.turn, [*shown, self.turn], js="() => chatglm.view()", **event)
+        welcomed.then(None, self.turn, None, js="given => chatglm.start(given)", **event)
+        for button, action in (
+            (self.new, "renew"), (self.save, "save"), (self.export, "export"), (self.load, "load"),
+            (self.attach, "attach"),
+        ):  # fmt: skip
+            button.click(None, None, None, js=f"() => {{ chatglm.{action}(); }}", **event)
+        gr.api(self.chat, api_name="chat", concurrency_limit=None)
 
     # what happens
 
@@ -176,164 +218,165 @@ class Page:
             return self.lang
         return "zh" if request.headers.get("accept-language", "").lower().startswith("zh") else "en"
 
-    def welcome(self, request: gr.Request, history: Any) -> tuple[gr.Chatbot, list[list[str]]]:
-        """Show the chat that the browser has kept, and the examples in the visitor's language."""
+    def show(self, request: gr.Request, view: Any) -> tuple:
+        """Return what is to be seen of a chat: its rounds, the box, an empty status, and the system prompt."""
+        view = view if isinstance(view, dict) else {}
         try:
-            history = check_history(history)
-        except ValueError:  # written by something else
-            history = []
+            shown, note = messages(check_history(view.get("rounds", []))), ""
+        except ValueError as error:
+            shown, note = [], self.note([TEXTS[self.language(request)]["wrong_chat"].format(error)])
+        draft, system = (text if isinstance(text, str) else "" for text in (view.get("draft"), view.get("system")))
+        return shown, gr.Textbox(draft) if draft else gr.skip(), note, system
+
+    def welcome(self, request: gr.Request, view: Any) -> tuple:
+        """Show the chat that the browser has kept, and the examples in the visitor's language; send it the texts."""
+        shown, *rest = self.show(request, view)
         language = self.language(request)
         examples = [
             {"text": example.question, "display_text": example.title} for example in EXAMPLES[language].values()
         ]
         welcome = f"<h2>{TEXTS[language]['welcome']}</h2>"
-        return gr.Chatbot(messages(history), examples=examples, placeholder=welcome), history
+        return gr.Chatbot(shown, examples=examples, placeholder=welcome), *rest, {"texts": TEXTS[language]}
+
+    def chosen_sampling(self, values: Sequence[float], **changes: Any) -> SamplingArguments:
+        """Return the sampling arguments that the sliders are set to.
+
+        Raises:
+            ValueError: one is outside its range.
+        """
+        named = dict(zip(self.sliders, values, strict=True))
+        whole = {name: int(value) for name, value in named.items() if isinstance(getattr(self.sampling, name), int)}
+        return replace(self.sampling, **(named | whole | changes))
 
     async def answer(
         self,
         request: gr.Request,
         query: str,
-        history: list[list[str]],
-        chosen: Sequence[float],
-        kept: list[list[str]] | None = None,
-        **changes: Any,
+        view: Any,
+        chosen: Sequence[Any],
+        before: int | None = None,
+        **more: Any,
     ) -> AsyncIterator[dict]:
         """Answer a question that follows some rounds; yield what changes on the page.
 
         Args:
             request: of the visitor's browser.
-            query, history: the question and the rounds before it.
-            chosen: what the sliders are set to.
-            kept: the rounds that stay if there is no answer; None: `history`.
-            changes: to further sampling arguments.
+            query: the question.
+            view: the rounds that are shown, and the browser's name for this answer.
+            chosen: the system prompt, and what the sliders are set to.
+            before: how many of the rounds the question follows; None: all.
+            more: changes to sampling arguments.
         """
         texts, tab = TEXTS[self.language(request)], request.session_hash
-        if tab in self.asking or not query.strip():
+        if tab in self.asking or not isinstance(view, dict) or not query.strip():
             yield gr.skip()
             return
         asking = self.asking[tab] = Asking()
-        reply, notes = "", []
+        turn = {"id": view.get("id"), "question": query, "answer": "", "state": "running"}
+        notes, shown, history, kept = [], [], [], 0.0
         try:
+            history = check_history(view.get("rounds"))
+            rounds = history[: len(history) if before is None else before]
+            shown, turn["at"] = messages(rounds), len(rounds)
             yield {
-                self.chatbot: messages(history, query),
+                self.chatbot: [*shown, *messages([(query, "")])],
+                self.turn: dict(turn),
                 self.question: gr.Textbox("", submit_btn=False, stop_btn=True),
                 self.status: "",
             }
-            max_length, top_p, temperature = chosen
-            sampling = replace(
-                self.sampling, max_length=int(max_length), top_p=top_p, temperature=temperature, **changes
+            sampling = self.chosen_sampling(chosen[1:], **more)
+            system = [(chosen[0], SYSTEM_REPLY)] if chosen[0] else []
+            asked, dropped = await run_in_threadpool(
+                make_request, self.engine.tokenizer, query, [*system, *rounds], sampling
             )
-            asked, dropped = await run_in_threadpool(make_request, self.engine.tokenizer, query, history, sampling)
             if dropped:
                 notes.append(texts["dropped"].format(dropped))
             asking.answer = self.engine.submit(asked)
             if asking.stopped:
                 asking.answer.cancel()
             async with aclosing(follow(self.engine, asking.answer)) as views:
-                async for reply, place, reason in views:
+                async for turn["answer"], place, reason in views:
                     waiting = texts["queue"].format(place - 1) if place > 1 else texts["next"] if place else ""
-                    yield {self.chatbot: messages(history, query, reply), self.status: waiting}
+                    changes = {self.chatbot: [*shown, *messages([(query, turn["answer"])])], self.status: waiting}
+                    if (now := time.monotonic()) - kept >= KEEP_SECONDS:
+                        kept, changes[self.turn] = now, dict(turn)
+                    yield changes
                     if reason == "length":
                         notes.append(texts["length"])
         except (*ANSWER_ERRORS, ValueError) as error:
-            notes = [describe(error, texts, self.engine.model.config.max_sequence_length)]
+            notes = [describe(error, texts, self.limit)]
         finally:  # also where the tab was closed
             asking.stop()
-            current = self.asking.get(tab)
-            if current is asking:
-                del self.asking[tab]
-        if current is not asking:
-            # The last view may have reached the page after what took its place, so that is shown once more.
-            yield asking.instead if current is None else gr.skip()
-            return
-        if reply:
-            box = gr.Textbox(submit_btn=True, stop_btn=False)
-            history = [*history, [query, reply]][-HISTORY_ROUNDS:]
-        else:
-            box = gr.Textbox(query, submit_btn=True, stop_btn=False)  # the question is not lost
-            history = history if kept is None else kept
-        yield {self.chatbot: messages(history), self.history: history, self.question: box} | self.note(notes)
+            del self.asking[tab]
+        if turn["answer"]:
+            turn |= {"state": "ended", "notes": counts(asking.answer, sampling.max_length)}
+            shown, box = [*shown, *messages([(query, turn["answer"])])], gr.Textbox(submit_btn=True, stop_btn=False)
+        else:  # the question is not lost
+            turn["state"] = "failed"
+            shown, box = messages(history), gr.Textbox(query, submit_btn=True, stop_btn=False)
+        yield {self.chatbot: shown, self.turn: turn, self.question: box, self.status: self.note(notes)}
 
-    def note(self, notes: list[str]) -> dict:
-        """Return the change that shows notes below the chat, as text."""
-        return {self.status: question_markdown(" ".join(notes), GRADIO)}
+    def note(self, notes: list[str]) -> str:
+        """Return notes as they are shown below the chat, as text."""
+        return question_markdown(" ".join(notes), GRADIO)
 
-    async def ask(self, request: gr.Request, query: str, history: list, *chosen: float) -> AsyncIterator[dict]:
+    async def ask(self, request: gr.Request, query: str, view: Any, *chosen: Any) -> AsyncIterator[dict]:
         """Answer what was typed."""
-        async for changes in self.answer(request, query, history, chosen):
+        async for changes in self.answer(request, query, view, chosen):
             yield changes
 
     async def ask_example(
-        self, request: gr.Request, event: gr.SelectData, history: list, *chosen: float
+        self, request: gr.Request, event: gr.SelectData, view: Any, *chosen: Any
     ) -> AsyncIterator[dict]:
         """Answer an example's question."""
-        async for changes in self.answer(request, event.value["text"], history, chosen):
+        async for changes in self.answer(request, event.value["text"], view, chosen):
             yield changes
 
-    async def retry(self, request: gr.Request, history: list, *chosen: float) -> AsyncIterator[dict]:
+    async def retry(self, request: gr.Request, view: Any, *chosen: Any) -> AsyncIterator[dict]:
         """Answer the last question once more, with random numbers of its own."""
-        async for changes in self.answer(request, history[-1][0], history[:-1], chosen, history, seed=None):
+        query = view["rounds"][-1][0] if view else ""
+        async for changes in self.answer(request, query, view, chosen, -1, seed=None):
             yield changes
 
-    async def edit(self, request: gr.Request, event: gr.EditData, history: list, *chosen: float) -> AsyncIterator[dict]:
-        """Answer an earlier question in its new wording; what came after it is forgotten."""
-        before = history[: event.index // 2]
-        async for changes in self.answer(request, typed_text(event.value), before, chosen, history):
+    async def edit(self, request: gr.Request, event: gr.EditData, view: Any, *chosen: Any) -> AsyncIterator[dict]:
+        """Answer an earlier question in its new wording; what came after it becomes an earlier version."""
+        index = event.index[0] if isinstance(event.index, (list, tuple)) else event.index
+        async for changes in self.answer(request, event.value, view, chosen, index // 2):
             yield changes
-
-    def undo(self, request: gr.Request, history: list) -> dict:
-        """Forget the last round, and put its question back for another wording."""
-        if request.session_hash in self.asking:
-            return gr.skip()
-        *history, (query, _) = history
-        return {self.chatbot: messages(history), self.history: history, self.question: query, self.status: ""}
 
     def stop(self, request: gr.Request) -> None:
         """End the visitor's running answer; what was said stays."""
         if request.session_hash in self.asking:
             self.asking[request.session_hash].stop()
 
-    def forget(self, request: gr.Request) -> dict:
-        """End the visitor's running answer and forget all rounds."""
-        return self.replace(request, [], {self.status: ""})
+    def count(self, request: gr.Request, question: str, max_length: float) -> str:
+        """Return how many tokens a question has, for the status."""
+        tokens = len(self.engine.tokenizer.encode_prompt(question))
+        return self.note([TEXTS[self.language(request)]["question_tokens"].format(tokens, int(max_length))])
 
-    def replace(self, request: gr.Request, history: list[list[str]], note: dict) -> dict:
-        """End the visitor's running answer and show another chat, with a note below it."""
-        changes = {
-            self.chatbot: messages(history),
-            self.history: history,
-            self.question: gr.Textbox(submit_btn=True, stop_btn=False),
-            **note,
-        }
-        if asking := self.asking.get(request.session_hash):
-            asking.instead = changes
-            self.asking.pop(request.session_hash, None)
-            asking.stop()
-        return changes
-
-    def read(self, request: gr.Request, data: bytes) -> dict:
-        """Show the chat that a file holds, in place of the one there is."""
-        texts = TEXTS[self.language(request)]
+    async def chat(
+        self,
+        message: str,
+        history: list[list[str]] | None = None,
+        max_length: int = MAX_LENGTH,
+        top_p: float = TOP_P,
+        temperature: float = TEMPERATURE,
+    ) -> AsyncIterator[str]:
+        """Answer a message that follows the rounds of history, [[question, answer], …]; yields the answer so far."""
         try:
-            history = read_history(data)
-        except ValueError as error:
-            return self.note([texts["wrong_file"].format(error)])
-        return self.replace(request, history, self.note([texts["loaded"].format(len(history))]))
-
-
-class ContentSecurityPolicy:
-    """Have the browser refuse whatever a page would fetch from other computers, such as a picture in an answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, with_policy)
+            sampling = replace(self.sampling, max_length=int(max_length), top_p=top_p, temperature=temperature)
+            request, _ = await run_in_threadpool(
+                make_request, self.engine.tokenizer, message, check_history(history or []), sampling
+            )
+            answer = self.engine.submit(request)
+            try:
+                async with aclosing(follow(self.engine, answer)) as views:
+                    async for text, _, _ in views:
+                        yield text
+            finally:
+                answer.cancel()
+        except (*ANSWER_ERRORS, ValueError) as error:
+            raise gr.Error(str(error)) from error
 
 
 def build_demo(engine: Engine, sampling: SamplingArguments | None = None, lang: str = "auto") -> gr.Blocks:
@@ -356,6 +399,7 @@ def launch(demo: gr.Blocks, arguments: PageArguments, **options: Any) -> str:
         languages = dict.fromkeys(languages, TEXTS[arguments.lang])
     user, _, password = arguments.auth.partition(":")
     demo._queue.sleep_when_free = QUEUE_LOOK_SECONDS
+    demo._queue.progress_update_sleep_when_free = PROGRESS_LOOK_SECONDS
     _, address, _ = demo.launch(
         server_name=arguments.host,
         server_port=arguments.port or free_port(arguments.host),
@@ -365,12 +409,12 @@ def launch(demo: gr.Blocks, arguments: PageArguments, **options: Any) -> str:
         mcp_server=False,
         quiet=True,
         show_error=True,
-        footer_links=["settings"],
+        footer_links=["api"],
         i18n=gr.I18n(**languages),
         theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONOSPACE_FONTS),
         css_paths=FOLDER / "gradio_page.css",
         head=f"<script>{(FOLDER / 'gradio_page.js').read_text(encoding='utf-8')}</script>",
-        app_kwargs={"middleware": [Middleware(ContentSecurityPolicy)]},
+        app_kwargs={"middleware": [Middleware(Guard)]},
         **options,
     )
     return address

@@ -1,11 +1,13 @@
 """The web page, by Streamlit, which runs `draw_page` anew for whatever a visitor does."""
 
+import secrets
 import sys
 import threading
+from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 
 import streamlit as st
-from streamlit.web import bootstrap
+from streamlit.web import cli
 
 from engine import Answer, Engine
 from loading.arguments import ModelArguments, SamplingArguments
@@ -16,6 +18,8 @@ from .content import ANSWER_ERRORS, HISTORY_ROUNDS, describe, make_request, slid
 from .markdown import STREAMLIT, answer_markdown, question_markdown
 from .texts import MODEL_NAME, TEXTS
 
+CONVERSATIONS = 1000  # that are kept, the ones used last
+
 
 @st.cache_resource(show_spinner=False)
 def load_engine(arguments: ModelArguments, max_batch_size: int) -> Engine:
@@ -25,7 +29,7 @@ def load_engine(arguments: ModelArguments, max_batch_size: int) -> Engine:
 
 @dataclass
 class Conversation:
-    """What one visitor has said and been told; kept from one run of the page to the next.
+    """What one visitor has said and been told; kept from one run of the page to the next, and when it is loaded anew.
 
     Attributes:
         history: (question, answer) rounds.
@@ -48,6 +52,24 @@ class Conversation:
             pass
 
 
+@st.cache_resource(show_spinner=False)
+def conversations() -> OrderedDict[str, Conversation]:
+    """Return the conversations of all visitors by their names."""
+    return OrderedDict()
+
+
+def this_conversation() -> Conversation:
+    """Return the conversation that the page's address names, which nobody can guess; a new one gets a new name."""
+    kept, name = conversations(), st.query_params.get("chat")
+    if name not in kept:  # a name of somebody's own choice could be guessed
+        name = st.query_params["chat"] = secrets.token_urlsafe(16)
+    conversation = kept.setdefault(name, Conversation())
+    kept.move_to_end(name)
+    while len(kept) > CONVERSATIONS:
+        kept.popitem(last=False)
+    return conversation
+
+
 def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
     """Draw the page, and answer the question that was typed, if there is one.
 
@@ -60,7 +82,7 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
     if lang == "auto":
         lang = "zh" if (st.context.locale or "").lower().startswith("zh") else "en"
     texts = TEXTS[lang]
-    conversation: Conversation = st.session_state.setdefault("conversation", Conversation())
+    conversation = this_conversation()
     conversation.stop()
     with st.sidebar:
         st.header(texts["settings"])
@@ -111,14 +133,9 @@ def answer_question(
 
 
 def serve(script: str, arguments: StreamlitArguments) -> None:
-    """Have Streamlit run a script for each visitor, with this process's command line, until Ctrl-C."""
-    options = {
-        "server_address": arguments.host,
-        "server_port": arguments.port,
-        "server_headless": True,
-        "server_fileWatcherType": "none",
-        "browser_gatherUsageStats": False,
-        "client_toolbarMode": "minimal",
-    }
-    bootstrap.load_config_options(options)
-    bootstrap.run(script, False, sys.argv[1:], options)
+    """Have Streamlit run a script for each visitor, with this process's command line, until Ctrl-C.
+
+    What else is set is in `.streamlit/config.toml` beside the script.
+    """
+    flags = [f"--server.address={arguments.host}", f"--server.port={arguments.port}"]
+    cli.main(["run", script, *flags, "--", *sys.argv[1:]])

@@ -1,4 +1,6 @@
-"""Make the pictures of the web page from real chats: resources/web-demo.png and .gif, and one for each of examples/.
+"""Make the pictures of the web page from real chats: resources/web-demo.png and .gif, and those of examples/.
+
+In Chinese; the examples also in English, in examples/en/.
 
     python resources/make_web_pictures.py                    asks the embedded checkpoint
     python resources/make_web_pictures.py --model PATH       asks another one
@@ -25,10 +27,13 @@ sys.path.insert(0, str(ROOT))
 
 from pages.texts import EXAMPLES  # noqa: E402
 
-LANGUAGE, LOCALE = "zh", "zh-CN"
+LANGUAGE, LOCALES = "zh", {"zh": "zh-CN", "en": "en-US"}
 GREETING = ("你好", "晚上睡不着应该怎么办")
-FURTHER = {"role-play": ("我头疼",), "self-introduction": ("你会做什么",)}  # questions that follow an example's own
-WIDTH, HEIGHT, FILM_SIZE = 900, 700, (720, 540)  # pixels of the page
+FURTHER = {  # questions that follow an example's own
+    "zh": {"role-play": ("我头疼",), "self-introduction": ("你会做什么",)},
+    "en": {"role-play": ("I have a headache",), "self-introduction": ("What can you do?",)},
+}
+WIDTH, HEIGHT, FILM_SIZE = 760, 320, (720, 540)  # pixels of the page; as high as its chat needs, but not less
 SCALE = 1.5  # pixels of a picture for one of the page
 FILM_WIDTH, FILM_COLOURS, FILM_SECONDS = 720, 64, 0.08  # seconds: least between two pictures of the film
 BROWSER_FLAGS = [
@@ -48,7 +53,7 @@ class Program:
 
     def __init__(self, *flags: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "web_demo.py"), "--port", "0", "--lang", LANGUAGE, *flags],
+            [sys.executable, str(ROOT / "web_demo.py"), "--port", "0", *flags],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
@@ -96,7 +101,7 @@ def report(page: Page) -> None:
 
 def save(screenshot: bytes, file: Path) -> None:
     """Write a picture with few colours, which is a third of the size."""
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     Image.open(io.BytesIO(screenshot)).convert("RGB").quantize(128).save(file, optimize=True)
 
 
@@ -143,19 +148,20 @@ def main() -> None:
         with sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=chromium, args=BROWSER_FLAGS)
 
-            def open_page(width: int, height: int, scale: float) -> Page:
+            def open_page(width: int, height: int, scale: float, language: str = LANGUAGE) -> Page:
                 size = {"width": width, "height": height}
-                page = browser.new_page(viewport=size, device_scale_factor=scale, locale=LOCALE)
+                page = browser.new_page(viewport=size, device_scale_factor=scale, locale=LOCALES[language])
                 page.goto(program.address)
                 expect(page.locator("#chat .placeholder-content")).to_be_visible()
                 return page
 
-            chats = {
-                f"examples/{name}.png": (item.question, *FURTHER.get(name, ()))
-                for name, item in EXAMPLES[LANGUAGE].items()
-            }
-            for file, questions in {"resources/web-demo.png": GREETING, **chats}.items():
-                page = open_page(WIDTH, HEIGHT, SCALE)
+            chats = {"resources/web-demo.png": (LANGUAGE, GREETING)}
+            for language, folder in (("zh", "examples"), ("en", "examples/en")):
+                for name, item in EXAMPLES[language].items():
+                    questions = (item.question, *FURTHER[language].get(name, ()))
+                    chats[f"{folder}/{name}.png"] = language, questions
+            for file, (language, questions) in chats.items():
+                page = open_page(WIDTH, HEIGHT, SCALE, language)
                 for question in questions:
                     ask(page, question)
                 show_all(page)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import html
 
 import pytest
 
+from engine import QueueFullError
 from loading.arguments import SamplingArguments
-from pages.content import HISTORY_ROUNDS, read_history, sliders
-from pages.markdown import GRADIO, STREAMLIT, answer_markdown, question_markdown, typed_text
+from pages.content import HISTORY_CHARACTERS, HISTORY_ROUNDS, check_history, describe, sliders
+from pages.markdown import GRADIO, STREAMLIT, answer_markdown, question_markdown
 from pages.texts import EXAMPLES, TEXTS
 
 
@@ -23,6 +24,8 @@ def test_sliders_are_the_originals_within_the_models_limit():
         (2, 4096, 2048, 1),
         (0.01, 1.0, 0.7, 0.01),
         (0.0, 1.0, 0.95, 0.01),
+        (0, 200, 50, 1),
+        (1.0, 2.0, 1.0, 0.01),
     ]
     assert sliders(SamplingArguments(), 2048)["max_length"].most == 2048
     assert sliders(SamplingArguments(max_length=4000), 512)["max_length"][:3] == (2, 512, 512)
@@ -44,6 +47,16 @@ def test_sliders_are_the_originals_within_the_models_limit():
         ("\\[a<b\\] $$a_1$$", "$$a&#60;b$$ $$a_1$$"),
         ("it costs $5 and <b>$6</b>", "it costs $5 and &#60;b>$6&#60;/b>"),
         ("1. a\n2. b", "1. a\n2. b"),
+        (
+            "$10; 25$ and PATH=$PATH: or $PATH:/a:$HOME, $5 and 6$ <b>",
+            "$10; 25$ and PATH=$PATH: or $PATH:/a:$HOME, $5 and 6$ &#60;b>",
+        ),
+        ("$2x+1$ $x$, $0.5$", r"\(2x+1\) \(x\), \(0.5\)"),
+        ("设$x<y$，则$y>x$。", r"设\(x&#60;y\)，则\(y>x\)。"),
+        ("\\`<b>\\` and \\\\`<b>`", "\\`&#60;b>\\` and \\\\`<b>`"),
+        ("```a``` <b>", "```a``` &#60;b>"),
+        ("```mermaid\ngraph\n```\n> - ~~~ Mermaid\n", "```text\ngraph\n```\n> - ~~~ text\n"),
+        ("\\(a \\(b", "\\(a \\(b"),
     ],
 )
 def test_answer_markdown_keeps_code_and_formulas_and_nothing_active(text, expected):
@@ -70,7 +83,7 @@ def test_answer_markdown_for_streamlit(text, expected):
 )
 def test_question_markdown_is_reversible_and_leaves_no_mark(text):
     shown = question_markdown(text, GRADIO)
-    assert typed_text(shown) == text
+    assert html.unescape(shown) == text
     assert not set(shown.replace("&#", "").replace(";", "")) & set("<>*_`$#![]")
     assert not any(line.startswith((" ", "\t")) for line in shown.split("\n"))
 
@@ -80,25 +93,34 @@ def test_question_markdown_keeps_code_blocks():
     assert question_markdown(text, GRADIO).split("\n")[1:4] == text.split("\n")[1:4]
 
 
-def test_read_history_reads_what_the_api_writes():
+@pytest.mark.parametrize("mark", ["\\(", "\\[", "$$", "$", "`", "``` ", "` ``", "\\(a$", "$1", "```mermaid\n", "\n\n`"])
+def test_answer_markdown_takes_linear_time(mark):
+    """What has no end is not looked for again and again: this would take hours, as 60,000 characters took 9 seconds."""
+    text = mark * (1_000_000 // len(mark))
+    assert answer_markdown(text, GRADIO)
+
+
+def test_check_history_keeps_the_newest_rounds():
     rounds = [["你好", "你好👋"], ["a", ""]]
-    for content in (rounds, {"response": "", "history": rounds, "status": 200}):
-        for bom in (b"", b"\xef\xbb\xbf"):
-            assert read_history(bom + json.dumps(content, ensure_ascii=False).encode()) == rounds
-    assert len(read_history(json.dumps([["a", "b"]] * (HISTORY_ROUNDS + 5)).encode())) == HISTORY_ROUNDS
+    assert check_history(rounds) == rounds
+    assert len(check_history([["a", "b"]] * (HISTORY_ROUNDS + 5))) == HISTORY_ROUNDS
 
 
 @pytest.mark.parametrize(
-    "data, message",
+    "content, message",
     [
-        (b"{", "Expecting"),
-        (b"\xff\xfe[", "utf-8"),
-        (b"3", "int"),
-        (b"{}", "NoneType"),
-        (b'[["a", "b"], ["a"]]', "round 2"),
-        (b'[["a", 1]]', "round 1"),
+        (3, "int"),
+        (None, "NoneType"),
+        ([["a", "b"], ["a"]], "round 2"),
+        ([["a", 1]], "round 1"),
+        ([["a", "b" * HISTORY_CHARACTERS]], "1000000 characters"),
     ],
 )
-def test_read_history_refuses_other_files(data, message):
+def test_check_history_refuses_what_is_none(content, message):
     with pytest.raises(ValueError, match=message):
-        read_history(data)
+        check_history(content)
+
+
+def test_describe_tells_errors_in_the_pages_language():
+    assert describe(QueueFullError("the server is busy"), TEXTS["zh"]) == TEXTS["zh"]["busy"]
+    assert "top_p" in describe(ValueError("top_p must be"), TEXTS["zh"])

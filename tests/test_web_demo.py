@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
@@ -11,9 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from replay import ReplayEngine, write_small_checkpoint
@@ -101,6 +98,11 @@ class Visitor:
         self.box = self.page.locator("#question textarea")
         self.status = self.page.locator("#status")
         expect(self.page.locator("#chat .placeholder-content, #chat .message").first).to_be_visible()
+        self.page.locator("#attach[title]").wait_for()  # the page's script has begun
+
+    def another_tab(self) -> Visitor:
+        """Open the page in one more tab of this browser."""
+        return Visitor(self.context, self.page.url)
 
     def ask(self, question: str) -> None:
         self.box.fill(question)
@@ -111,6 +113,19 @@ class Visitor:
         expect(self.page.locator("#question .submit-button")).to_be_visible()
         expect(self.page.locator("#chat .message .md")).to_have_text(list(texts), use_inner_text=True)
 
+    def choose(self, button: str, file: Path) -> None:
+        """Give a file to a button that asks for one."""
+        with self.page.expect_file_chooser() as chooser:
+            self.page.locator(button).click()
+        chooser.value.set_files(file)
+
+    def kept(self) -> list[dict]:
+        """Return the chats that the browser keeps."""
+        chats = (
+            "Object.entries(localStorage).filter(([key]) => key.startsWith('chatglm-chat-')).map(([, text]) => text)"
+        )
+        return [json.loads(text) for text in self.page.evaluate(chats)]
+
     def click(self, name: str) -> None:
         self.page.locator(f"#chat button[title='{name}'], #chat button[aria-label='{name}']").last.click()
 
@@ -118,15 +133,19 @@ class Visitor:
 @pytest.fixture
 def visit(browser, site) -> Iterator:
     """Return a function that lets one more person visit a page; nobody may see an error of the page's own code."""
+    errors: list[str] = []
     with contextlib.ExitStack() as stack:
 
         def new(address: str = site.address, locale: str = "en-US", **options) -> Visitor:
             context = stack.enter_context(contextlib.closing(browser.new_context(locale=locale, **options)))
             context.set_default_timeout(120_000)
-            context.on("weberror", lambda error: pytest.fail(str(error.error)))
+            context.on("weberror", lambda error: errors.append(str(error.error)))
+            context.on("console", lambda message: message.type == "error" and errors.append(message.text))
             return Visitor(context, address)
 
         yield new
+    # a page that is left gives up its connections
+    assert not [error for error in errors if not re.search("AbortError|Server stopped|Connection errored|ERR_", error)]
 
 
 # A chat
@@ -202,44 +221,27 @@ def test_retry_undo_and_edit(visit, site):
     person.shows("fifth", "answer 0 to fifth")
 
 
-def test_clear_ends_the_answer_and_the_history(visit, site, capfd):
+def test_new_chat_ends_the_answer_and_keeps_it_in_the_list(visit, site, capfd):
     person, site.engine.seconds = visit(), 0.05
     person.ask("long")
     expect(person.page.locator("#chat .bot .md")).to_contain_text("abcdefghij")
-    person.page.locator("#clear").click()
+    person.page.locator("#new").click()
     expect(person.page.locator("#chat .message .md")).to_have_count(0)
     wait_until(lambda: site.engine.batch_size == 0)
     site.engine.seconds = 0
     person.ask("new")
     person.shows("new", "answer 0 to new")
+    person.page.locator("#conversations .toggle-button").click()
+    person.page.locator("#chats .open", has_text="long").click()
+    expect(person.page.locator("#chat .bot .md")).to_contain_text("abcdefghij")
     assert "Traceback" not in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("another", [False, True])
-def test_forgotten_answer_ends_with_what_took_its_place(site, another):
-    with gradio.Blocks():
-        page = gradio_page.Page(site.engine, SamplingArguments(), "en")
-    visitor, site.engine.seconds = SimpleNamespace(session_hash="tab", headers={}), 0.05
-
-    async def ask_and_clear() -> tuple[dict, list[dict]]:
-        views = page.ask(visitor, "long", [], 2048, 0.7, 0.95)
-        assert (await anext(views))[page.chatbot]
-        cleared = page.forget(visitor)
-        if another:
-            page.asking["tab"] = gradio_page.Asking()
-        return cleared, [changes async for changes in views]
-
-    with ThreadPoolExecutor() as executor:  # in this thread Playwright has a loop that runs
-        cleared, after = executor.submit(asyncio.run, ask_and_clear()).result()
-    assert cleared[page.chatbot] == cleared[page.history] == []
-    assert after[-1] == (gradio.skip() if another else cleared)
 
 
 def test_examples_are_asked_in_the_browsers_language(visit):
     for locale, language in (("zh-CN", "zh"), ("en-GB", "en")):
         person = visit(locale=locale)
         expect(person.box).to_have_attribute("placeholder", TEXTS[language]["placeholder"])
-        expect(person.page.locator("#clear")).to_have_text(TEXTS[language]["clear"])
+        expect(person.page.locator("#new")).to_have_text(TEXTS[language]["new_chat"])
         example = EXAMPLES[language]["travel-guide"]
         person.page.locator("#chat button", has_text=example.title).click()
         person.shows(example.question, f"answer 0 to {example.question}")
@@ -248,15 +250,23 @@ def test_examples_are_asked_in_the_browsers_language(visit):
 def test_sliders_take_effect(visit, site):
     person = visit()
     person.page.locator("#settings .toggle-button").click()
-    for name, default, value in (("max_length", 2048, 300), ("top_p", 0.7, 0.5), ("temperature", 0.95, 0)):
+    for name, default, value in (
+        ("max_length", 2048, 300),
+        ("top_p", 0.7, 0.5),
+        ("temperature", 0.95, 0),
+        ("top_k", 50, 7),
+        ("repetition_penalty", 1, 1.5),
+    ):
         number = person.page.get_by_label(re.compile(re.escape(TEXTS["en"][name]))).first
         expect(number).to_have_value(str(default))
         number.fill(str(value))
         number.press("Tab")
+    person.page.get_by_label(TEXTS["en"]["system"]).fill("be brief")
     person.ask("q")
-    person.shows("q", "answer 0 to q")
+    person.shows("q", "answer 1 to q")
     request = site.engine.requests[-1]
-    assert (request.top_p, request.temperature) == (0.5, 0)
+    assert (request.top_p, request.temperature, request.top_k, request.repetition_penalty) == (0.5, 0, 7, 1.5)
+    assert "问：be brief\n答：" in site.engine.prompt(request)
     assert request.max_tokens == 300 - len(request.prompt_ids)
 
 
@@ -272,15 +282,196 @@ def test_save_and_load(visit, site, tmp_path):
     assert json.loads(file.read_text(encoding="utf-8")) == [["*kept*", "answer 0 to *kept*"]]
     other = visit()
     other.page.locator("#settings .toggle-button").click()
-    other.page.locator("input[type=file]").set_input_files(file)
+    other.choose("#load", file)
     other.shows("*kept*", "answer 0 to kept")
-    wrong = tmp_path / "wrong.json"
-    wrong.write_text('[["a"]]', encoding="utf-8")
-    other.page.locator("input[type=file]").set_input_files(wrong)
-    expect(other.status).to_contain_text("round 1")
+    notice, texts = other.page.locator("#notice"), TEXTS["en"]
+    for content, message in (
+        ('[["a"]]', texts["wrong_round"].format(1)),
+        ("{", "JSON"),
+        ("[" * 100_000 + "]" * 100_000, texts["wrong_round"].format(1)),
+        ("3", texts["wrong_file"].format("")),
+        (json.dumps([["a", "b" * 1_000_001]]), texts["too_large"]),
+        ('[["a"]]', texts["wrong_round"].format(1)),
+    ):
+        (tmp_path / "wrong.json").write_text(content, encoding="utf-8")
+        other.choose("#load", tmp_path / "wrong.json")
+        expect(notice).to_contain_text(message)
     other.page.locator("#settings .toggle-button").click()
     other.ask("on")
     other.shows("*kept*", "answer 0 to kept", "on", "answer 1 to on")
+
+
+# Nothing is lost
+
+
+@pytest.mark.parametrize("milliseconds", [0, 100])
+def test_question_at_once_after_stop_follows_the_stopped_round(visit, site, milliseconds):
+    person, site.engine.seconds = visit(), 0.02
+    person.ask("long")
+    expect(person.page.locator("#chat .bot .md")).to_contain_text("abcdefghij")
+    person.box.fill("next")
+    person.page.evaluate(
+        """async (milliseconds) => {
+            document.querySelector("#question .stop-button").click();
+            if (milliseconds) await new Promise((resolve) => setTimeout(resolve, milliseconds));
+            const enter = { key: "Enter", bubbles: true, cancelable: true };
+            document.querySelector("#question textarea").dispatchEvent(new KeyboardEvent("keydown", enter));
+            document.querySelector("#question textarea").dispatchEvent(new KeyboardEvent("keypress", enter));
+        }""",
+        milliseconds,
+    )
+    expect(person.page.locator("#chat .bot .md")).to_have_count(2)
+    expect(person.page.locator("#chat .bot .md").last).to_have_text("answer 1 to next")
+    expect(person.page.locator("#chat .user .md").first).to_have_text("long")
+
+
+def test_reload_keeps_an_unfinished_answer_or_its_question(visit, site):
+    person, site.engine.seconds = visit(), 0.02
+    person.ask("long")
+    expect(person.page.locator("#chat .bot .md")).to_contain_text("abcdefghij" * 1)
+    wait_until(lambda: person.kept() and person.kept()[0]["nodes"][0]["answer"])
+    person.page.reload()
+    expect(person.page.locator("#chat .user .md")).to_have_text("long")
+    kept = person.page.locator("#chat .bot .md").inner_text().strip()
+    assert kept and LONG.startswith(kept)
+    site.engine.seconds = 3
+    person.ask("early")
+    wait_until(lambda: len(person.kept()[0]["nodes"]) == 2)
+    person.page.reload()
+    expect(person.box).to_have_value("early")
+    site.engine.seconds = 0
+    person.box.press("Enter")
+    person.shows("long", kept, "early", "answer 1 to early")
+
+
+def test_tabs_keep_what_each_of_them_said(visit):
+    one = visit()
+    one.ask("first")
+    one.shows("first", "answer 0 to first")
+    other = one.another_tab()
+    other.page.locator("#conversations .toggle-button").click()
+    other.page.locator("#chats .open").click()
+    other.shows("first", "answer 0 to first")
+    one.ask("second")
+    one.shows("first", "answer 0 to first", "second", "answer 1 to second")
+    other.ask("third")
+    other.shows("first", "answer 0 to first", "third", "answer 1 to third")
+    assert sorted(chat["nodes"][-1]["question"] for chat in one.kept()) == ["second", "third"]
+
+
+def test_full_storage_is_told(visit):
+    person = visit()
+    person.page.evaluate("for (let size = 1 << 22; size; size >>= 1) try { for (;;) localStorage['x' + size + "
+                         "Math.random()] = 'x'.repeat(size) } catch {}")  # fmt: skip
+    person.ask("first")
+    person.shows("first", "answer 0 to first")
+    expect(person.page.locator("#notice")).to_have_text(TEXTS["en"]["full"])
+
+
+# What people like elsewhere
+
+
+def test_versions_after_retry_and_edit(visit):
+    person = visit()
+    person.ask("first")
+    person.shows("first", "answer 0 to first")
+    notes = person.page.locator("#chat .notes")
+    expect(notes).to_contain_text("tokens/s")
+    person.click("Retry")
+    expect(notes).to_contain_text("2/2")
+    person.shows("first", "answer 0 to first")
+    person.ask("second")
+    person.shows("first", "answer 0 to first", "second", "answer 1 to second")
+    person.page.locator("#chat button[aria-label='Edit'], #chat button[title='Edit']").first.click()
+    person.page.locator("#chat textarea").fill("third")
+    person.page.locator("#chat button[aria-label='Submit'], #chat button[title='Submit']").click()
+    person.shows("third", "answer 0 to third")
+    expect(notes).to_contain_text("3/3")
+    person.page.get_by_role("button", name=TEXTS["en"]["version_before"]).click()
+    person.shows("first", "answer 0 to first", "second", "answer 1 to second")
+    person.page.reload()
+    person.shows("first", "answer 0 to first", "second", "answer 1 to second")
+    expect(notes.first).to_contain_text("2/3")
+    expect(person.page.get_by_role("button", name=TEXTS["en"]["version_after"])).to_be_enabled()
+
+
+def test_list_of_chats(visit):
+    """Chats can be searched, renamed, opened and deleted."""
+    person = visit()
+    for question in ("apple", "pear"):
+        person.page.locator("#new").click()
+        person.ask(question)
+        person.shows(question, f"answer 0 to {question}")
+    person.page.locator("#conversations .toggle-button").click()
+    names = person.page.locator("#chats .open")
+    expect(names).to_have_text(["pear", "apple"])
+    person.page.locator("#chats input[type=search]").fill("TO APPLE")
+    expect(names).to_have_text(["apple"])
+    names.click()
+    person.shows("apple", "answer 0 to apple")
+    person.page.locator("#chats input[type=search]").fill("")
+    person.page.once("dialog", lambda dialog: dialog.accept("fruit"))
+    person.page.locator("#chats .rename").last.click()
+    expect(names).to_have_text(["fruit", "pear"])
+    person.page.once("dialog", lambda dialog: dialog.accept())
+    person.page.locator("#chats .delete").first.click()
+    expect(names).to_have_text(["pear"])
+    expect(person.page.locator("#chat .message")).to_have_count(0)
+
+
+def test_keys_and_focus(visit, site):
+    """Escape stops, the arrow up edits the last question, and the box has the focus after an answer."""
+    person, site.engine.seconds = visit(), 0.05
+    person.ask("long")
+    expect(person.page.locator("#chat .bot .md")).to_contain_text("abcdefghij")
+    person.page.keyboard.press("Escape")
+    expect(person.page.locator("#question .submit-button")).to_be_visible()
+    expect(person.box).to_be_focused()
+    site.engine.seconds = 0
+    person.page.keyboard.press("ArrowUp")
+    expect(person.page.locator("#chat textarea")).to_be_focused()
+    expect(person.page.locator("#chat textarea")).to_have_value("long")
+    person.page.keyboard.press("Escape")
+    expect(person.page.locator("#chat textarea")).to_have_count(0)
+    expect(person.box).to_be_focused()
+
+
+def test_file_into_the_question(visit, tmp_path):
+    """Its text stands in the box, with a count of tokens; what is no text is refused; nothing is uploaded."""
+    person, uploads = visit(), []
+    person.context.on("request", lambda request: "upload" in request.url and uploads.append(request.url))
+    (tmp_path / "notes.txt").write_bytes("苹果 ``` x".encode("gb18030"))
+    person.box.fill("What is this?")
+    person.choose("#attach", tmp_path / "notes.txt")
+    expect(person.box).to_have_value("What is this?\n\nnotes.txt\n````\n苹果 ``` x\n````\n")
+    expect(person.status).to_contain_text("tokens")
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\0\0")
+    person.choose("#attach", tmp_path / "picture.png")
+    expect(person.page.locator("#notice")).to_contain_text(TEXTS["en"]["no_text"])
+    assert not uploads
+
+
+def test_export_as_markdown(visit, tmp_path):
+    person = visit()
+    person.ask("*kept*")
+    person.shows("*kept*", "answer 0 to kept")
+    person.page.locator("#settings .toggle-button").click()
+    with person.page.expect_download() as saved:
+        person.page.locator("#export").click()
+    saved.value.save_as(tmp_path / "chat.md")
+    assert (tmp_path / "chat.md").read_text(encoding="utf-8") == (
+        "**User**\n\n*kept*\n\n**ChatGLM-6B**\n\nanswer 0 to *kept*\n"
+    )
+
+
+def test_chat_answers_programs(site):
+    """`gradio_client` asks as old scripts do; wrong values are refused, and no other endpoint is offered."""
+    client = pytest.importorskip("gradio_client").Client(site.address, verbose=False)
+    assert client.predict("second", [["first", "1"]], 2048, 0.7, 0.95, api_name="/chat") == "answer 1 to second"
+    assert client.predict(message="first", api_name="/chat") == "answer 0 to first"
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/chat"]
+    with pytest.raises(Exception, match="top_p"):
+        client.predict("x", [], 2048, 7, 0.95, api_name="/chat")
 
 
 # What is shown
@@ -309,13 +500,29 @@ def test_markdown_is_rendered_and_html_stays_text(visit):
     assert not [url for url in requests if "evil.example" in url]
 
 
-def test_copy_gives_what_was_typed(visit):
+def test_copy_and_edit_give_what_was_written(visit, site):
+    """Numbers of characters stay what they are, in code, too; and no block of code becomes a diagram."""
     person = visit(permissions=["clipboard-read", "clipboard-write"])
-    person.ask("*a* <b>")
+    question = "*a* <b> &#65; &#99999999;\n```html\n&#60;b&#62;\n```\n```mermaid\ngraph TD; a-->b\n```"
+    person.ask(question)
     expect(person.page.locator("#chat .bot .md")).to_be_visible()
-    person.page.locator("#chat button[aria-label*='opy'], #chat button[title*='opy']").first.click()
-    person.page.wait_for_function("async () => (await navigator.clipboard.readText()).includes('<b>')")
-    assert "*a* <b>" in person.page.evaluate("navigator.clipboard.readText()")
+    expect(person.page.locator("#question .submit-button")).to_be_visible()
+    expect(person.page.locator("#chat .mermaid")).to_have_count(0)
+    for button, text in (
+        ("#chat .user-row + .message-buttons button[aria-label*='opy'], #chat button[title*='opy message']", question),
+        ("#chat .user-row .copy_code_button, #chat .user-row button[title*='opy']", "&#60;b&#62;"),
+    ):
+        person.page.evaluate("navigator.clipboard.writeText('')")
+        person.page.locator(button).first.click()
+        person.page.wait_for_function("async () => await navigator.clipboard.readText() !== ''")
+        assert person.page.evaluate("navigator.clipboard.readText()").strip() == text
+    person.page.locator("#chat button[aria-label='Edit'], #chat button[title='Edit']").last.click()
+    expect(person.page.locator("#chat textarea")).to_have_value(question)
+    person.page.locator("#chat textarea").fill(question + "&#65;")
+    person.page.locator("#chat button[aria-label='Submit'], #chat button[title='Submit']").click()
+    wait_until(lambda: len(person.kept()[0]["nodes"]) == 2)
+    (kept,) = person.kept()
+    assert kept["nodes"][kept["leaf"]]["question"] == question + "&#65;"
 
 
 def test_errors_are_shown_and_the_chat_goes_on(visit, site):
@@ -372,21 +579,33 @@ def test_narrow_screen(visit):
     person.ask("markdown")
     expect(person.page.locator("#chat .bot .md strong")).to_be_visible()
     assert person.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    for element in (person.box, person.page.locator("#clear"), person.page.locator("#question .submit-button")):
+    for element in (person.box, person.page.locator("#new"), person.page.locator("#question .submit-button")):
         expect(element).to_be_in_viewport(ratio=1)
 
 
-@pytest.mark.parametrize("size", [(1280, 720), (390, 780), (2560, 1440)], ids=lambda size: f"{size[0]}x{size[1]}")
-def test_box_and_newest_answer_stay_in_the_window(visit, size):
-    """After ten rounds, without a scroll bar on the page itself."""
-    person = visit(viewport={"width": size[0], "height": size[1]})
+def test_box_and_newest_answer_stay_in_the_window(visit, site):
+    """After ten rounds, without a scroll bar on the page itself; an answer is followed until its reader scrolls up."""
+    person = visit(viewport={"width": 1280, "height": 720})
     for number in range(10):
         person.ask(f"question {number}")
         expect(person.page.locator("#chat .user .md")).to_have_count(number + 1)
         expect(person.page.locator("#question .submit-button")).to_be_visible()
-        expect(person.box).to_be_in_viewport(ratio=1)
-    expect(person.page.locator("#chat .bot .md").last).to_be_in_viewport()
-    assert person.page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
+    for width, height in ((1280, 720), (390, 780), (2560, 1440), (640, 360)):  # the last: 1280 by 720 at 200 %
+        person.page.set_viewport_size({"width": width, "height": height})
+        for element in (person.box, person.page.locator("#question .submit-button"), person.page.locator("#new")):
+            expect(element).to_be_in_viewport(ratio=1)
+        assert person.page.evaluate("document.documentElement.scrollHeight <= window.innerHeight")
+        assert person.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    log, site.engine.seconds = person.page.locator("#chat [role=log]"), 0.005
+    log.evaluate("log => log.scrollTo(0, log.scrollHeight)")
+    person.ask("long")
+    expect(person.page.locator("#chat .bot .md").last).to_contain_text("abcdefghij " * 10)
+    wait_until(lambda: log.evaluate("log => log.scrollHeight - log.scrollTop - log.clientHeight") < 150)
+    log.evaluate("log => log.scrollTo(0, 0)")
+    expect(person.page.locator("#chat .bot .md").last).to_contain_text("abcdefghij " * 20)
+    person.page.keyboard.press("Escape")
+    expect(person.page.locator("#question .submit-button")).to_be_visible()
+    assert log.evaluate("log => log.scrollTop") == 0
 
 
 # The program

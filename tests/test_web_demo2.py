@@ -180,6 +180,19 @@ def test_stream_stop_and_separate_people(visit, program):
     person.shows()
 
 
+def test_reload_keeps_the_chat_and_no_name_can_be_chosen(visit, program):
+    person, other = visit(), visit()
+    person.ask("first")
+    person.shows("first", "answer 0 to first")
+    person.page.reload()
+    person.shows("first", "answer 0 to first")
+    person.ask("second")
+    person.shows("first", "answer 0 to first", "second", "answer 1 to second")
+    other.page.goto(program.address + "/?chat=mine")
+    expect(other.page).not_to_have_url(re.compile("chat=mine"))
+    other.shows()
+
+
 def test_what_comes_while_an_answer_is_slow_waits_for_its_end(visit):
     """Streamlit runs the page anew in another thread: a stopped answer is neither lost nor comes back after Clear."""
     person = visit()
