@@ -105,6 +105,8 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             return
         try:
             row, position = decoder.raw_decode(text, position)
+        except RecursionError as error:
+            raise DataError(f"{file}, line {line}: lists in lists too deeply for JSON of examples") from error
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{file}, line {error.lineno}, character {error.colno}: not JSON ({error.msg}); the row starts in line "
