@@ -38,7 +38,7 @@ WHOLE_NUMBERS = {  # least and most; far more than any such model has, and no mo
     "mask_token_id": (0, 1 << 24),
     "gmask_token_id": (0, 1 << 24),
     "pad_token_id": (0, 1 << 24),
-    "pre_seq_len": (1, 1 << 16),
+    "pre_seq_len": (1, 1 << 12),
 }
 OPTIONAL = ("mask_token_id", "gmask_token_id", "pad_token_id", "pre_seq_len")  # may be null
 
@@ -140,6 +140,8 @@ class ChatGLMConfig(PretrainedConfig):
         if not IS_REMOTE_CODE:
             for name in ("auto_map", "custom_pipelines"):  # what a checkpoint would have the library execute
                 kwargs.pop(name, None)
+        for name in ("num_labels", "id2label", "label2id"):  # a classifier's, for which the library makes lists
+            kwargs.pop(name, None)
         # compat: the output layer is the word embedding; files of the original store both copies
         kwargs.setdefault("tie_word_embeddings", True)
         super().__init__(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from chatglm import ChatGLMTokenizer, InvalidLogitsError, PromptTooLongError
 from chatglm.generation_chatglm import end_token_ids
 from chatglm.sampler import sample
-from loading.devices import free_memory
+from loading.devices import free_memory, give_memory_back
 
 from .answer import (
     Answer,
@@ -174,6 +174,8 @@ class Engine:
 
     def _await_work(self) -> bool:
         """Wait for something to do; return whether there is, and not the engine's end."""
+        if not (self.waiting or self.batch_size):
+            give_memory_back()
         with self.changed:
             while not (self.waiting or self.batch_size or self.closing):
                 self.changed.wait()

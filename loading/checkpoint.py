@@ -31,6 +31,7 @@ WEIGHT_FILES = (
 )
 # What a checkpoint's other files must be, where they are there: the library takes an object for granted.
 OBJECT_FILES = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+DTYPES = ("F64", "F32", "F16", "BF16", "I8")  # safetensors' names of what weights are stored in, quantised ones in I8
 LARGEST_JSON = 1 << 26  # bytes
 PREFIX_KEYS = "transformer.prefix_encoder."
 LAYER_KEY = re.compile(r"transformer\.layers\.(\d{1,6})\.")
@@ -113,6 +114,9 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
             content = read_json(folder / name)
             if name == "generation_config.json":
                 check_token_ids(folder / name, content)
+            images = content.get("num_image_tokens", 0)  # of the first release's vocabulary: 20,000
+            if isinstance(images, bool) or not isinstance(images, int) or not 0 <= images < 1 << 24:
+                raise LoadError(f"{folder / name}: num_image_tokens must be a number of tokens, got {images!r:.80}")
     weights, files = find_weights(folder)
     check_layers(folder, settings, stored_names(weights, files))
     return settings
@@ -136,6 +140,9 @@ def stored_names(weights: Path, files: Iterable[Path]) -> list[str]:
         if file.suffix == ".safetensors":
             with refusals(f"{file} is damaged"), safe_open(file, framework="np") as opened:
                 names += opened.keys()
+                for name in opened.keys():  # noqa: SIM118  (the library's object is no mapping)
+                    if (dtype := opened.get_slice(name).get_dtype()) not in DTYPES:
+                        raise LoadError(f"{file}: {name:.80} is stored as {dtype}, not as {', '.join(DTYPES)}")
     return names
 
 

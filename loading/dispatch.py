@@ -77,7 +77,7 @@ def read_device_map(file: Path) -> dict[str, Place]:
         if place != "disk":
             try:
                 torch_device(place)
-            except (RuntimeError, OverflowError) as error:
+            except (RuntimeError, ValueError, OverflowError) as error:
                 raise LoadError(
                     f"{file}: {part:.80} must be on a GPU's number, cpu or disk, got {place!r:.80}"
                 ) from error

@@ -43,6 +43,9 @@ class Gate:
 
         try:
             headers = dict(scope["headers"])
+            if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may believe the other one
+                message = "a request has Content-Length or Transfer-Encoding, not both"
+                raise ApiError(400, message, "ambiguous_length", {"Connection": "close"})
             self.check_key(scope["path"], headers.get(b"authorization", b""))
             if scope["method"] == "POST":
                 body = await self.read_body_in_time(headers.get(b"content-length", b"0"), receive)

@@ -113,7 +113,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", tags=["OpenAI"], responses=STREAMED)
     async def chat_completions(request: Request, body: ChatCompletionRequest) -> Response:
         """Continue a dialogue."""
-        query, history = to_rounds(body.messages)
+        query, history = await run_in_threadpool(to_rounds, body.messages)
         service.check_size(query, *(text for pair in history for text in pair))
 
         def encode() -> list[int]:
@@ -140,7 +140,11 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
         name, texts, vectors, tokens = new_id("embedding"), body.texts(), [], 0
         window = service.engine.max_batch_size  # so many at a time, so that others find their turn between
         service.check_size(*texts)
+        deadline = time.monotonic() + service.arguments.request_timeout
         for start in range(0, len(texts), window):
+            if time.monotonic() > deadline:
+                seconds = service.arguments.request_timeout
+                raise serving.AnswerTimeoutError(f"the texts took more than {seconds:g} seconds: send fewer at once")
             requests = []
             for text in texts[start : start + window]:
                 requests.append(serving.Request(await run_in_threadpool(tokenizer.encode_prompt, text), embedding=True))

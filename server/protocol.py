@@ -7,6 +7,7 @@ is null, a stream has nothing but `data: ` lines and ends with `[DONE]`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 import uuid
@@ -323,7 +324,7 @@ def completion_logprobs(
 ) -> dict[str, Any]:
     """Return probabilities in the shape of completions; `offset` is the number of characters before them."""
     texts = [token_text(tokenizer, token.token_id)[0] for token in tokens]
-    offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
+    offsets = list(itertools.accumulate(map(len, texts[:-1]), initial=offset))[: len(texts)]
     likeliest = [
         {token_text(tokenizer, token_id)[0]: max(logprob, -9999.0) for token_id, logprob in token.likeliest}
         for token in tokens
