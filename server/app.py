@@ -1,5 +1,6 @@
 """The application, and how it is served until SIGTERM or Ctrl-C."""
 
+import gc
 import math
 import signal
 import sys
@@ -76,6 +77,8 @@ def serve(app: FastAPI, engine: Engine, arguments: ServerArguments) -> int:
         server.force_exit = server.should_exit  # the second time at once
         server.should_exit = True
 
+    gc.collect()
+    gc.freeze()  # the model and the libraries stay: a large body's many small objects are collected without them
     # in a thread of its own, so that the signals are ours: the server itself would end with the signal's status
     thread = threading.Thread(target=server.run, name="chatglm-http")
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -32,6 +33,12 @@ from .protocol import (
     usage,
 )
 from .service import STREAMED, EventStream, Service, in_turn
+
+
+def dump_in_parts(frame: dict[str, Any], name: str, items: list[Any]) -> bytes:
+    """Return an object with a long list as JSON, written item by item, so that other threads run in between."""
+    head = json.dumps(frame, ensure_ascii=False).encode()[:-1]
+    return head + b', "%s": [' % name.encode() + b", ".join(json.dumps(item).encode() for item in items) + b"]}"
 
 
 def add_openai_routes(app: FastAPI, service: Service) -> None:
@@ -159,4 +166,5 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
             data.append({"object": "embedding", "index": index, "embedding": value})
         model, counts = body.model or service.arguments.served_model_name, {"prompt_tokens": tokens}
         counts["total_tokens"] = tokens
-        return JSONResponse({"object": "list", "data": data, "model": model, "usage": counts})
+        frame = {"object": "list", "model": model, "usage": counts}
+        return Response(await run_in_threadpool(dump_in_parts, frame, "data", data), media_type="application/json")

@@ -14,7 +14,16 @@ import uuid
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from chatglm import ChatGLMTokenizer, messages_to_rounds
@@ -22,6 +31,7 @@ from chatglm.sampling import PARAMETERS, Range
 from engine import Answer, TokenProbability
 
 DONE = "data: [DONE]\n\n"
+MOST_FIELDS = 200
 
 
 class ApiError(Exception):
@@ -79,7 +89,8 @@ Stop = StopText | Annotated[list[StopText], Field(max_length=16)]
 Count = whole(ge=1)
 Choices = whole(ge=1, le=16)
 Round = Annotated[list[str | None], Field(min_length=2, max_length=2, description="question and answer")]
-History = list[Round]
+# Lists end at the first mistake: a body may hold half a million, and to report each would stop the server for seconds.
+History = Annotated[list[Round], Field(max_length=4096), FailFast()]
 Unsupported = Annotated[Any, AfterValidator(_neutral)]
 Ignored = Any
 
@@ -131,6 +142,13 @@ class OriginalRequest(TextRequest):
     stream: bool | Literal[0, 1] | None = None
 
 
+def few_fields(body: Any) -> Any:
+    """Return a body as it is, unless it has more fields than any request could have."""
+    if isinstance(body, dict) and len(body) > MOST_FIELDS:
+        raise PydanticCustomError("too_many_fields", f"a request has at most {MOST_FIELDS} fields")
+    return body
+
+
 class TextPart(BaseModel):
     """A part of a message's content."""
 
@@ -144,7 +162,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=4096), FailFast()] | None = None
 
     def text(self) -> str:
         """Return the content as one text."""
@@ -164,6 +182,12 @@ class OpenAIRequest(TextRequest):
     """What both of OpenAI's routes for text take. Unknown parameters are refused, so that none is lost silently."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def limit_fields(cls, body: Any) -> Any:
+        """Refuse a body of thousands of unknown fields with one mistake."""
+        return few_fields(body)
 
     model: str | None = None
     max_tokens: Count | None = None
@@ -185,7 +209,7 @@ class ChatCompletionRequest(OpenAIRequest):
         }
     )
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=32768), FailFast()]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: whole(ge=0, le=20) | None = None
@@ -234,6 +258,12 @@ class EmbeddingRequest(BaseModel):
     model_config = ConfigDict(
         strict=True, extra="forbid", json_schema_extra={"examples": [{"model": "chatglm-6b", "input": ["你好"]}]}
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def limit_fields(cls, body: Any) -> Any:
+        """Refuse a body of thousands of unknown fields with one mistake."""
+        return few_fields(body)
 
     input: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=2048)], BeforeValidator(_text_not_ids)]
     model: str | None = None
