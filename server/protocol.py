@@ -19,7 +19,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    FailFast,
     Field,
     create_model,
     model_validator,
@@ -90,7 +89,7 @@ Count = whole(ge=1)
 Choices = whole(ge=1, le=16)
 Round = Annotated[list[str | None], Field(min_length=2, max_length=2, description="question and answer")]
 # Lists end at the first mistake: a body may hold half a million, and to report each would stop the server for seconds.
-History = Annotated[list[Round], Field(max_length=4096), FailFast()]
+History = Annotated[list[Round], Field(max_length=4096, fail_fast=True)]
 Unsupported = Annotated[Any, AfterValidator(_neutral)]
 Ignored = Any
 
@@ -162,7 +161,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(max_length=4096), FailFast()] | None = None
+    content: str | Annotated[list[TextPart], Field(max_length=4096, fail_fast=True)] | None = None
 
     def text(self) -> str:
         """Return the content as one text."""
@@ -209,7 +208,7 @@ class ChatCompletionRequest(OpenAIRequest):
         }
     )
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=32768), FailFast()]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=32768, fail_fast=True)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: whole(ge=0, le=20) | None = None

@@ -1,27 +1,30 @@
 """Files, clients and failures that mean no good: each case is tried, and held if it ends as it should.
 
-    python -m tests.hostile              all of them: a table of tried, held and fell, exit status 1 if one fell
-    python -m tests.hostile --list fell  names those that fell, and why
-    python -m tests.hostile --kinds index,pickle
+    python -m tests.hostile              all of them: a table of tried, held and fell, then what fell
+    python -m tests.hostile --kinds index,pickle --list all
 
 A file is held if it is refused by one or two lines, or loads and chats. `tests/test_hostile.py` tries a part of them.
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import contextlib
 import io
 import itertools
 import json
+import logging
 import os
 import pickle
 import random
 import shutil
 import struct
 import sys
+import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +34,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT / "tests") not in sys.path:  # as pytest has it
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import httpx  # noqa: E402
 import torch  # noqa: E402
 from replay import change_json, write_small_checkpoint  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
@@ -566,6 +570,176 @@ FILES = (
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# Requests
+# --------------------------------------------------------------------------------------------------------------------
+
+CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+PATHS = ("/", "/stream", "/predict?user_msg=a", CHAT, COMPLETIONS, EMBEDDINGS, "/chat", "/clear")
+QUESTION = {"role": "user", "content": "a"}
+DELIBERATE = (429, 503, 504)
+SCALARS = [None, True, 0, -1, 1.5, 1e308, 10**30, "", "x", "\0", "\u2028", [], {}, [[]], [None], {"a": 1}]
+
+
+def server(folder: Path):
+    """Return an application with every route, and its engine, on a small model."""
+    from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
+    from engine import Engine
+    from server.app import build_app
+    from server.arguments import ServerArguments
+
+    model = ChatGLMForConditionalGeneration.from_pretrained(folder).float().eval()
+    made = Engine(model, ChatGLMTokenizer.from_pretrained(folder))
+    return build_app(made, ServerArguments(glm_bot=True)), made
+
+
+def request_cases(folder: Path) -> Iterator[Case]:
+    """Send every route what it must refuse, and what costs much."""
+    write_small_checkpoint(folder / "served")
+    app, _ = server(folder / "served")
+
+    async def send(path: str, content: bytes, headers: dict[str, str], method: str) -> httpx.Response:
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+            answer = await client.request(method, path, content=content, headers=headers)
+            assert (await client.get("/health")).status_code == 200
+            return answer
+
+    def attempt(path: str, content: Any, headers: dict[str, str] | None = None, method: str = "POST") -> None:
+        data = content if isinstance(content, bytes) else json.dumps(content).encode()
+        answer = asyncio.run(send(path, data, headers or {}, method))
+        assert answer.status_code < 500 or answer.status_code in DELIBERATE, (
+            f"{answer.status_code}: {answer.text[:200]}"
+        )
+        if answer.headers["content-type"].startswith("text/event-stream"):
+            assert answer.text.endswith("data: [DONE]\n\n")
+        elif method == "POST":
+            answer.json()
+
+    for path, (name, text) in itertools.product(PATHS, TEXTS.items()):
+        yield Case("request", f"{path}: {name}", partial(attempt, path, text))
+    bodies = {"/": {"prompt": "a", "max_new_tokens": 2}, CHAT: {"messages": [QUESTION], "max_tokens": 2}}
+    bodies |= {COMPLETIONS: {"prompt": "a", "max_tokens": 2}, EMBEDDINGS: {"input": "a"}}
+    keys = {"/": ("prompt", "history", "max_length", "temperature", "top_p", "stop", "stream", "seed", "language")}
+    keys[CHAT] = ("messages", "n", "stop", "logprobs", "top_logprobs", "stream_options", "tools", "response_format")
+    keys[COMPLETIONS] = ("prompt", "n", "stop", "logprobs", "max_tokens", "logit_bias", "echo", "seed")
+    keys[EMBEDDINGS] = ("input", "encoding_format", "dimensions", "model")
+    for path, names in keys.items():
+        for name, value in itertools.product(names, SCALARS):
+            yield Case("request", f"{path}: {name} = {value!r}", partial(attempt, path, bodies[path] | {name: value}))
+    for name, (path, body) in costly_requests().items():
+        yield Case("costly request", name, partial(attempt, path, body))
+    for name, query in {
+        "many users": "msg=" + "&usrid=" * 8000,
+        "many sources": "msg=a" + "&source=" * 8000,
+        "many signs": "msg=" + "&" * 60_000,
+        "percents": "msg=" + "%" * 60_000,
+    }.items():
+        yield Case("costly request", f"/chatglm: {name}", partial(attempt, f"/chatglm?{query}", b"", None, "GET"))
+    for method, path in itertools.product(
+        ("PUT", "DELETE", "PATCH", "OPTIONS", "HEAD", "GET"), (*PATHS, "/no", "/../x")
+    ):
+        yield Case("request", f"{method} {path}", partial(attempt, path, b"{}", None, method))
+
+
+def costly_requests() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Return requests of up to 1 MiB that took long, or could: a path and a body each, by name."""
+    system = {"role": "system", "content": "a"}
+    short = {"max_new_tokens": 1}
+    found = {
+        "24,000 system messages": (CHAT, {"messages": [system] * 24_000 + [QUESTION], "max_tokens": 1}),
+        "24,000 questions": (CHAT, {"messages": [QUESTION] * 24_000, "max_tokens": 1}),
+        "8,000 rounds of messages": (
+            CHAT,
+            {"messages": [QUESTION, {"role": "assistant", "content": ""}] * 8000 + [QUESTION]},
+        ),
+        "340,000 wrong messages": (CHAT, {"messages": [1] * 340_000}),
+        "340,000 wrong parts": (CHAT, {"messages": [{"role": "user", "content": [1] * 340_000}]}),
+        "60,000 unknown roles": (CHAT, {"messages": [{"role": "x"}] * 60_000}),
+        "100,000 unknown fields": (CHAT, {"messages": [QUESTION], **{f"k{number}": 1 for number in range(100_000)}}),
+        "100,000 biases": (CHAT, {"messages": [QUESTION], "logit_bias": {str(number): 1 for number in range(100_000)}}),
+        "100,000 empty rounds": ("/", {"prompt": "a", "history": [["", ""]] * 100_000, **short}),
+        "4,000 rounds": ("/", {"prompt": "a", "history": [["a", "b"]] * 4000, **short}),
+        "340,000 wrong rounds": ("/", {"prompt": "a", "history": [[]] * 340_000}),
+        "a history of 1 MB, streamed": ("/", {"prompt": "a", "history": [["a" * 1_000_000, "b"]], "stream": True}),
+        "2,048 letters to embed": (EMBEDDINGS, {"input": ["a"] * 2048}),
+        "340,000 ids to embed": (EMBEDDINGS, {"input": [1] * 340_000}),
+        "64 prompts": (COMPLETIONS, {"prompt": ["a"] * 64, "max_tokens": 1}),
+        "16 long stops": (
+            CHAT,
+            {"messages": [QUESTION], "stop": ["a" * 255 + str(number) for number in range(10, 26)]},
+        ),
+        "logprobs of all": (CHAT, {"messages": [QUESTION], "logprobs": True, "top_logprobs": 20, "max_tokens": 90}),
+        "logprobs of a completion": (COMPLETIONS, {"prompt": "a", "logprobs": 5, "max_tokens": 90}),
+    }
+    for name, unit in {
+        "letters": "a",
+        "spaces": " ",
+        "tabs": "\t",
+        "signs": "<",
+        "emoji": "🙂",
+        "marks": "\u0301",
+    }.items():
+        found |= {f"a prompt of {name}": ("/", {"prompt": unit * 150_000, **short})}
+        found |= {f"a history of {name}": ("/", {"prompt": "a", "history": [[unit * 150_000, "b"]], **short})}
+    return found
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Failures in the engine's loop, kernels, signals
+# --------------------------------------------------------------------------------------------------------------------
+
+
+def engine_cases(folder: Path) -> Iterator[Case]:
+    """Let every call of the engine's loop raise, by number."""
+    import pytest
+    import test_engine_failures as failures
+    from serving import write_lively_checkpoint
+
+    from chatglm import ChatGLMTokenizer
+
+    patch = pytest.MonkeyPatch()
+    model = write_lively_checkpoint(folder / "lively")
+    calls = failures.Calls(patch)
+    made = failures.small_engine((model, ChatGLMTokenizer.from_pretrained(folder / "lively")), patch)
+    logging.getLogger("engine.engine").setLevel(logging.CRITICAL)  # its tracebacks were asked for
+    failures.check_still_sound(made, calls)
+
+    def attempt(number: int) -> None:
+        calls.restart(number)
+        failures.ask(made)
+        failures.check_still_sound(made, calls)
+
+    for number in range(0, len(calls.made), 3):
+        yield Case("engine", f"call {number} raises", partial(attempt, number))
+    made.close()
+    patch.undo()
+
+
+def pytest_cases(folder: Path) -> Iterator[Case]:
+    """Run the tests that are cases of their own: compiled kernels, connections, signals."""
+    import pytest
+
+    class Counter:
+        def __init__(self) -> None:
+            self.reports: list[Any] = []
+
+        def pytest_runtest_logreport(self, report: Any) -> None:
+            if report.when == "call" or report.failed:
+                self.reports.append(report)
+
+    def told(report: Any) -> None:
+        assert not report.failed, str(report.longrepr)[-500:]
+
+    for kind, file in (("kernels", "test_kernel_cache.py"), ("connection", "test_server_connections.py")):
+        counter = Counter()
+        with contextlib.redirect_stdout(io.StringIO()):
+            pytest.main(["-q", "-n", "0", "-p", "no:cacheprovider", str(ROOT / "tests" / file)], plugins=[counter])
+        for report in counter.reports:
+            if not report.skipped:
+                yield Case(kind, report.nodeid, partial(told, report))
+
+
+# --------------------------------------------------------------------------------------------------------------------
 # Trying them
 # --------------------------------------------------------------------------------------------------------------------
 
@@ -583,8 +757,63 @@ def attempt(case: Case) -> str | None:
     return f"took {seconds:.0f} s" if seconds > LONGEST else None
 
 
-def file_cases(folder: Path) -> Iterator[Case]:
-    """Yield all cases of files, which are made in a folder."""
+def all_cases(folder: Path) -> Iterator[Case]:
+    """Yield every case; what they need is made in a folder, and copies in it are removed after each."""
     checkpoints = Checkpoints(folder)
     for cases in FILES:
-        yield from cases(checkpoints)
+        for case in cases(checkpoints):
+            yield case
+            for copy in (*folder.glob("copy*"), *folder.glob("adapter[0-9]*")):
+                shutil.rmtree(copy)
+    for cases in (request_cases, engine_cases, pytest_cases):
+        yield from cases(folder)
+
+
+def run(kinds: Sequence[str] = (), every: int = 1, show: str = "fell") -> tuple[dict[str, list[int]], list[str]]:
+    """Try cases; return how many of each kind were tried and fell, and a line for each that fell.
+
+    Args:
+        kinds: which, all if none are given.
+        every: only each so many-th case.
+        show: `all` writes each case to standard error before it is tried.
+    """
+    counts: dict[str, list[int]] = {}
+    fell: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, case in enumerate(all_cases(Path(folder))):
+            if (kinds and case.kind not in kinds) or number % every:
+                continue
+            if show == "all":
+                print(f"{case.kind}: {case.name[:100]}", file=sys.stderr, flush=True)
+            why = attempt(case)
+            count = counts.setdefault(case.kind, [0, 0])
+            count[0] += 1
+            if why is not None:
+                count[1] += 1
+                fell.append(f"{case.kind}: {case.name[:100]}: {why[:500]}")
+    return counts, fell
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Try the cases, print the table, and return 1 if one fell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", default="", help="kinds of cases, by commas (all)")
+    parser.add_argument("--every", type=int, default=1, help="try each so many-th case (1)")
+    parser.add_argument("--list", choices=("fell", "all"), default="fell", help="name those that fell, or all (fell)")
+    arguments = parser.parse_args(words)
+    from transformers.utils import logging as library
+
+    library.set_verbosity_error()
+    library.disable_progress_bar()
+    counts, fell = run([kind for kind in arguments.kinds.split(",") if kind], arguments.every, arguments.list)
+    print("| kind | tried | held | fell |\n|---|---|---|---|")
+    total = [sum(column) for column in zip(*counts.values(), strict=True)] or [0, 0]
+    for kind, (tried, down) in (*counts.items(), ("all", total)):
+        print(f"| {kind} | {tried} | {tried - down} | {down} |")
+    for line in fell:
+        print(line, file=sys.stderr)
+    return 1 if fell else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -74,13 +74,18 @@ def calls(monkeypatch, caplog):
     return Calls(monkeypatch)
 
 
-@pytest.fixture
-def engine(calls, checkpoint, monkeypatch):
-    # the three rows do not fit to their ends, so that one is preempted and comes back
+def small_engine(checkpoint, monkeypatch) -> Engine:
+    """Return an engine in whose memory three rows do not fit to their ends, so that one is preempted and comes back."""
     monkeypatch.setattr(cache, "CACHE_STEP", 4)
     monkeypatch.setattr(loop, "ROOM_TO_RESUME", 1)
     made = Engine(*checkpoint, max_batch_size=3, cache_bytes=30 * TOKEN_BYTES, prompt_cache_bytes=1)
     made.end_ids = set()
+    return made
+
+
+@pytest.fixture
+def engine(calls, checkpoint, monkeypatch):
+    made = small_engine(checkpoint, monkeypatch)
     yield made
     calls.restart()
     made.close()
