@@ -7,9 +7,6 @@
 /docs describes every route. SIGTERM and Ctrl-C let running answers finish, for up to --drain-seconds.
 """
 
-import logging
-import sys
-
 from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
 from loading.command_line import Text
 from server.arguments import ServerArguments
@@ -33,8 +30,9 @@ def main() -> int:
     model_arguments.announce()
     from loading.load import load_model_and_tokenizer  # these import PyTorch, which takes seconds
     from server.app import build_app, serve, start_engine
+    from server.logs import log_to_standard_error
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    log_to_standard_error()
     model, tokenizer = load_model_and_tokenizer(model_arguments)
     engine = start_engine(model, tokenizer, arguments)
     return serve(build_app(engine, arguments, sampling, description=__doc__), engine, arguments)

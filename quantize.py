@@ -14,13 +14,12 @@ from typing import ClassVar
 
 from loading.arguments import CALIBRATION_TOKENS, check_device, model_bits, parse_arguments, run_main
 from loading.checkpoint import (
-    LoadError,
     check_checkpoint,
     check_vocabulary,
     find_checkpoint,
     find_folder,
     format_bytes,
-    shorten,
+    refusals,
 )
 from loading.command_line import Text, flag
 
@@ -84,14 +83,13 @@ def convert(arguments: QuantizeArguments) -> int:
 
     from chatglm import ChatGLMConfig, ChatGLMTokenizer
     from loading.calibration import Calibration, read_dialogues
-    from loading.conversion import convert_checkpoint
+    from loading.conversion import convert_checkpoint, signals_interrupt
     from loading.devices import choose_device
-    from loading.load import LOADING_ERRORS
 
     logging.set_verbosity_error()
     source = find_checkpoint(arguments.source)
     check_checkpoint(source)
-    try:
+    with refusals(f"cannot quantise {source}"), signals_interrupt():
         tokenizer = ChatGLMTokenizer.from_pretrained(source)
         check_vocabulary(source, tokenizer, ChatGLMConfig.from_pretrained(source))
         calibration = None
@@ -102,8 +100,6 @@ def convert(arguments: QuantizeArguments) -> int:
         return convert_checkpoint(
             source, arguments.target, arguments.bits, arguments.quantize_embeddings, calibration, progress
         )
-    except LOADING_ERRORS as error:
-        raise LoadError(f"cannot quantise {source}: {shorten(error)}") from error
 
 
 def main() -> None:

@@ -26,6 +26,33 @@ AUTO_MAP = {
 }
 
 
+WHOLE_NUMBERS = {  # least and most; far more than any such model has, and no more than is computed at once
+    "vocab_size": (1, 1 << 24),
+    "hidden_size": (1, 1 << 20),
+    "num_layers": (1, 1000),
+    "num_attention_heads": (1, 1 << 16),
+    "inner_hidden_size": (1, 1 << 22),
+    "max_sequence_length": (2, 1 << 24),
+    "bos_token_id": (0, 1 << 24),
+    "eos_token_id": (0, 1 << 24),
+    "mask_token_id": (0, 1 << 24),
+    "gmask_token_id": (0, 1 << 24),
+    "pad_token_id": (0, 1 << 24),
+    "pre_seq_len": (1, 1 << 12),
+}
+OPTIONAL = ("mask_token_id", "gmask_token_id", "pad_token_id", "pre_seq_len")  # may be null
+
+
+def check_whole_number(name: str, value: object, least: int, most: int) -> None:
+    """Refuse a value that is no whole number in a range: config.json can hold anything.
+
+    Raises:
+        ValueError: names the key, the range and the value.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} must be a whole number from {least} to {most}, got {value!r:.80}")
+
+
 class ChatGLMConfig(PretrainedConfig):
     """Describe a ChatGLM-6B model.
 
@@ -79,6 +106,13 @@ class ChatGLMConfig(PretrainedConfig):
         prefix_projection: bool = False,
         **kwargs,
     ) -> None:
+        inner_hidden_size = 4 * hidden_size if inner_hidden_size is None else inner_hidden_size
+        values = dict(locals())
+        for name, (least, most) in WHOLE_NUMBERS.items():
+            if values[name] is not None or name not in OPTIONAL:
+                check_whole_number(name, values[name], least, most)
+        if not isinstance(layernorm_epsilon, float | int) or not 0 <= layernorm_epsilon < 1:
+            raise ValueError(f"layernorm_epsilon must be a number from 0 to 1, got {layernorm_epsilon!r:.80}")
         if hidden_size % (4 * num_attention_heads):
             raise ValueError(
                 f"hidden_size must be a multiple of 4 * num_attention_heads ({4 * num_attention_heads}), "
@@ -88,13 +122,11 @@ class ChatGLMConfig(PretrainedConfig):
             raise ValueError(f"quantization_bit must be 0, 4 or 8, got {quantization_bit}")
         if not position_encoding_2d:
             raise ValueError("position_encoding_2d must be true (every ChatGLM-6B has it), got false")
-        if pre_seq_len is not None and pre_seq_len < 1:
-            raise ValueError(f"pre_seq_len must be at least 1, or null for no prefix, got {pre_seq_len}")
         self.vocab_size = vocab_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.num_attention_heads = num_attention_heads
-        self.inner_hidden_size = 4 * hidden_size if inner_hidden_size is None else inner_hidden_size
+        self.inner_hidden_size = inner_hidden_size
         self.layernorm_epsilon = layernorm_epsilon
         self.max_sequence_length = max_sequence_length
         self.use_cache = use_cache
@@ -108,6 +140,8 @@ class ChatGLMConfig(PretrainedConfig):
         if not IS_REMOTE_CODE:
             for name in ("auto_map", "custom_pipelines"):  # what a checkpoint would have the library execute
                 kwargs.pop(name, None)
+        for name in ("num_labels", "id2label", "label2id"):  # a classifier's, for which the library makes lists
+            kwargs.pop(name, None)
         # compat: the output layer is the word embedding; files of the original store both copies
         kwargs.setdefault("tie_word_embeddings", True)
         super().__init__(

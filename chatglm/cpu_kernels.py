@@ -9,9 +9,9 @@ Shapes: `n` input rows, `i` input features, `o` output features.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import shutil
@@ -19,13 +19,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from transformers.utils import logging
 
-from .kernel_cache import KernelError, cache_directory, find_source
+from .kernel_cache import KernelError, find_or_compile, find_source
 
 logger = logging.get_logger(__name__)
 
@@ -107,10 +107,16 @@ def run_compiler(command: list[str]) -> subprocess.CompletedProcess:
     """Run a compiler and return its end; stop all of its programs if that takes too long or is interrupted.
 
     Raises:
+        OSError: it cannot be started.
         subprocess.TimeoutExpired: it takes more than `COMPILE_SECONDS`.
     """
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",  # its words are in the user's encoding, and only shown
+        start_new_session=True,
     ) as process:
         try:
             output, errors = process.communicate(timeout=COMPILE_SECONDS)
@@ -121,7 +127,7 @@ def run_compiler(command: list[str]) -> subprocess.CompletedProcess:
 
 
 def compile_kernels(source: Path, target: Path) -> bool:
-    """Compile the source to a shared library.
+    """Compile the source to a shared library that can be loaded.
 
     Returns:
         Whether it is multi-threaded.
@@ -133,46 +139,85 @@ def compile_kernels(source: Path, target: Path) -> bool:
         raise KernelError("the CPU kernels are compiled on Linux and macOS only; use WSL on Windows")
     messages = []
     for compiler in find_compilers():
-        commands = compile_commands(compiler, source, target)
-        for command in commands:
-            result = run_compiler(command)
-            if result.returncode == 0:
-                return command is not commands[-1]
-            messages.append(f"{' '.join(command)}: {result.stderr.strip()[-500:]}")
+        try:
+            commands = compile_commands(compiler, source, target)
+            for command in commands:
+                target.unlink(missing_ok=True)
+                result = run_compiler(command)
+                if result.returncode == 0 and target.is_file() and target.stat().st_size:
+                    return command is not commands[-1]
+                said = result.stderr.strip()[-500:] or f"exit status {result.returncode}, no library"
+                messages.append(f"{' '.join(command)}: {said}")
+        except OSError as error:
+            messages.append(f"{compiler}: {error}")
     if not messages:
         raise KernelError("no C compiler found: install gcc (`apt install gcc`) or clang (`xcode-select --install`)")
-    raise KernelError("the C compiler fails: " + "; ".join(messages))
+    raise KernelError("the C compiler fails: " + " ".join("; ".join(messages).split()))
 
 
-def build(source: Path) -> Path:
-    """Return the library compiled from the source for this machine, from the cache directory or freshly compiled.
+def build(source: Path) -> ctypes.CDLL:
+    """Load the library compiled from the source for this machine, from the user's cache or freshly compiled.
 
     Raises:
-        KernelError: it cannot be compiled.
+        KernelError: it cannot be compiled, or loaded.
     """
     compilers = [(path, os.stat(path).st_mtime_ns, os.stat(path).st_size) for path in find_compilers()]
     parts = [source.read_text(encoding="utf-8"), compilers, cpu_description(), torch.__version__, torch.__file__]
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()[:24]
+
+    def compile_them() -> tuple[str, bytes]:
+        with tempfile.TemporaryDirectory(prefix="chatglm-") as folder:
+            target = Path(folder) / "kernels.so"
+            threaded = compile_kernels(source, target)
+            return "threads" if threaded else "single", target.read_bytes()
+
+    label, content, file = find_or_compile("cpu", parts, compile_them)
     try:
-        directory = cache_directory("cpu")
-    except OSError as error:
-        logger.info("compiled CPU kernels are not kept: %s", error)
-        directory = Path(tempfile.mkdtemp(prefix="chatglm-"))
-    names = {threaded: directory / f"{key}-{'threads' if threaded else 'single'}.so" for threaded in (True, False)}
-    for threaded, file in names.items():
-        if file.exists():
-            _report_threads(threaded)
-            return file
-    handle, new = tempfile.mkstemp(dir=directory, suffix=".so")
-    os.close(handle)
-    try:
-        threaded = compile_kernels(source, Path(new))
-        os.replace(new, names[threaded])  # another process may do the same: either file is whole
-    except (KernelError, OSError, subprocess.TimeoutExpired):
-        os.unlink(new)
+        kernels = load_library(content, file)
+    except KernelError:
+        if file is not None:
+            file.unlink(missing_ok=True)  # the next start compiles anew
         raise
-    _report_threads(threaded)
-    return names[threaded]
+    _report_threads(label == "threads")
+    return kernels
+
+
+def load_library(content: bytes, file: Path | None) -> ctypes.CDLL:
+    """Load a compiled library: from its file if it has one, else from one that is deleted once it is loaded.
+
+    Where no folder may hold programs (`noexec`), Linux loads it from memory.
+
+    Raises:
+        KernelError: what was compiled is no library of these kernels.
+    """
+    errors = []
+    places = [contextlib.nullcontext(str(file))] if file else []
+    for place in [*places, _temporary_file(content), _file_in_memory(content)]:
+        try:
+            with place as path:
+                kernels = ctypes.CDLL(path)
+            kernels.supports_path  # noqa: B018  (looks the function up)
+            return kernels
+        except (OSError, AttributeError) as error:
+            errors.append(str(error))
+    raise KernelError(f"the compiled library cannot be loaded: {errors[0]}")
+
+
+@contextlib.contextmanager
+def _temporary_file(content: bytes) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="chatglm-") as folder:
+        path = Path(folder) / "kernels.so"
+        path.write_bytes(content)
+        yield str(path)
+
+
+@contextlib.contextmanager
+def _file_in_memory(content: bytes) -> Iterator[str]:
+    if not hasattr(os, "memfd_create"):
+        raise OSError(f"{sys.platform} loads libraries from folders only")
+    with open(os.memfd_create("chatglm-kernels"), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        yield f"/proc/self/fd/{stream.fileno()}"
 
 
 def _report_threads(threaded: bool) -> None:
@@ -187,7 +232,7 @@ def _report_threads(threaded: bool) -> None:
 def library() -> ctypes.CDLL | None:
     """Return the compiled kernels, or None, after one warning, where they cannot be had."""
     try:
-        kernels = ctypes.CDLL(str(build(find_source(SOURCE))))
+        kernels = build(find_source(SOURCE))
     except (KernelError, OSError, subprocess.TimeoutExpired) as error:
         logger.warning("quantised layers are slow on this CPU, PyTorch computes them: %s", error)
         return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib
 import importlib.util
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from .kernel_cache import KernelError, cache_directory, find_source
+from .kernel_cache import KernelError, find_or_compile, find_source
 
 logger = logging.get_logger(__name__)
 
@@ -149,20 +148,5 @@ def kernel_image(capability: tuple[int, int]) -> bytes:
         source = find_source(SOURCE).read_text(encoding="utf-8")
     except KernelError as error:
         raise CudaKernelError(str(error)) from error
-    key = hashlib.sha256(f"{source}|{torch.version.cuda}".encode()).hexdigest()[:24]
-    try:
-        file = cache_directory("cuda") / f"{key}-sm_{capability[0]}{capability[1]}"
-        if file.exists():
-            return file.read_bytes()
-    except OSError as error:
-        logger.info("compiled CUDA kernels are not kept: %s", error)
-        return compile_kernels(source, capability)
-    image = compile_kernels(source, capability)
-    new = file.with_suffix(f".{os.getpid()}")
-    try:
-        new.write_bytes(image)
-        os.replace(new, file)  # another process may do the same: either file is whole
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        logger.info("compiled CUDA kernels are not kept: %s", error)
-    return image
+    label, parts = f"sm{capability[0]}{capability[1]}", (source, torch.version.cuda, capability)
+    return find_or_compile("cuda", parts, lambda: (label, compile_kernels(source, capability)))[1]

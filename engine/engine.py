@@ -17,7 +17,7 @@ from chatglm.cuda_decode import graph_bytes
 from chatglm.generation_chatglm import end_token_ids
 from chatglm.host_transfer import upload
 from chatglm.sampler import sample
-from loading.devices import free_memory
+from loading.devices import free_memory, give_memory_back
 
 from .answer import (
     Answer,
@@ -76,6 +76,7 @@ class Engine:
         self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
         self.on_finished = on_finished
         self.end_ids = end_token_ids(model)
+        self.open: set[Answer] = set()  # every submitted answer that has not ended, wherever it is
         self.waiting: collections.deque[Answer] = collections.deque()
         self.reading: tuple[Answer, Prefill | None] | None = None
         self.rows: list[Row] = []
@@ -120,6 +121,7 @@ class Engine:
                     f"the server is busy: {self.batch_size} answers are running and {len(self.waiting)} requests wait "
                     f"(at most {self.max_queue} may). Try again later"
                 )
+            self.open.update(answers)
             self.waiting.extend(answers)
             self.changed.notify()
         return answers[0] if len(answers) == 1 else answers
@@ -155,22 +157,43 @@ class Engine:
 
     @torch.inference_mode()
     def _run(self) -> None:
-        while True:
+        """Serve until the engine is closed. Whatever raises, every answer that was submitted ends, and once."""
+        failure: Exception | None = None
+        try:
+            while True:
+                try:
+                    if failure is not None:
+                        self._fail(failure)
+                        failure = None
+                    self._wake()
+                    if not self._await_work():
+                        return
+                    self._step()
+                except Exception as error:  # the server must live on; those whose tokens were being computed are told
+                    failure = error  # and if telling them fails, they are told in the next round
+                    logger.exception("a step failed")
+        finally:
             with self.changed:
-                while not (self.waiting or self.batch_size or self.closing):
-                    self.changed.wait()
-                if self.closing and not (self.waiting or self.batch_size):
-                    return
-            try:
-                self._drop()
-                self._resume()
-                self._read()
-                if self.rows:
-                    self._decode()
-            except Exception as error:  # the server must live on; those whose tokens were being computed are told
-                logger.exception("a step failed")
-                self._fail(error)
+                self.closing = True
+            for answer in [*self.open]:
+                self._end(answer, Piece(error=ClosedError("the engine has ended")))
             self._wake()
+
+    def _await_work(self) -> bool:
+        """Wait for something to do; return whether there is, and not the engine's end."""
+        if not (self.waiting or self.batch_size):
+            give_memory_back()
+        with self.changed:
+            while not (self.waiting or self.batch_size or self.closing):
+                self.changed.wait()
+            return bool(self.waiting or self.batch_size)
+
+    def _step(self) -> None:
+        self._drop()
+        self._resume()
+        self._read()
+        if self.rows:
+            self._decode()
 
     def _drop(self) -> None:
         """End what was cancelled or took too long."""
@@ -289,7 +312,13 @@ class Engine:
         tokens = sample(logits, [row.sampler for row in rows])
         probabilities = token_probabilities(raw, tokens, rows)
         for row, token, probability in zip(rows, tokens, probabilities, strict=True):
-            if self._deliver(row, token, probability):
+            try:
+                ended = self._deliver(row, token, probability)
+            except Exception as error:  # of this row's text alone
+                logger.exception("an answer failed")
+                self._end(row.answer, failed(error))
+                ended = True
+            if ended:
                 self._remove(self.rows.index(row))
 
     def _deliver(self, row: Row, token: int | None, probability: TokenProbability | None) -> bool:
@@ -328,17 +357,26 @@ class Engine:
         self.rows.pop()
 
     def _fail(self, error: Exception) -> None:
-        """End all answers whose state may be damaged, and start with an empty batch."""
-        answers = [row.answer for row in self.rows] + ([self.reading[0]] if self.reading else [])
+        """End all answers whose state may be damaged, and start with an empty batch.
+
+        Damaged is what neither waits nor was preempted: what raised may have been about to put it into a list.
+        """
         self.rows, self.reading, self.cache = [], None, BatchCache(self.cache_bytes)
-        for answer in answers:
-            if answer.finish_reason is None:
-                self._end(answer, failed(error))
+        self.preempted = collections.deque(pair for pair in self.preempted if pair[0].answer in self.open)
+        with self.changed:
+            sound = {*self.waiting, *(row.answer for row, _ in self.preempted)}
+            damaged = self.open - sound
+        for answer in damaged:
+            self._end(answer, failed(error))
 
     def _end(self, answer: Answer, piece: Piece) -> None:
+        """Deliver the last piece of an answer, unless it has had it."""
+        if answer not in self.open:
+            return
         answer.finished = time.monotonic()
         answer.finish_reason = piece.finish_reason or "error"
         self._put(answer, piece)
+        self.open.discard(answer)
         if self.on_finished is not None:
             try:
                 self.on_finished(answer)

@@ -96,7 +96,8 @@ class PromptCache:
 
     def put(self, prompt: Prefill) -> None:
         """Keep a prompt, and drop those unused for longest."""
+        size = prompt.bytes()
         self.prompts[tuple(prompt.prompt_ids)] = prompt
-        self.size += prompt.bytes()
+        self.size += size
         while self.size > self.limit and len(self.prompts) > 1:
             self.size -= self.prompts.popitem(last=False)[1].bytes()

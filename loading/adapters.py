@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMToken
 from chatglm.modeling_chatglm import PrefixEncoder
 from chatglm.quantization import BLOCK_LINEARS, QuantizedLinear
 
-from .checkpoint import PREFIX_KEYS, LoadError, check_file, read_header, read_json
+from .checkpoint import PREFIX_KEYS, LoadError, check_file, read_header, read_json, refusals
+from .weights import load_pickle
 
 PREFIX_FILE = "ptuning_prefix.safetensors"
 ORIGINAL_PREFIX_FILE = "pytorch_model.bin"
@@ -31,6 +33,8 @@ OLD_LORA_FILE = "adapter_model.bin"  # as `peft` wrote it in 2023
 LORA_KEYS = "base_model.model."  # before each parameter's name, as `peft` writes it
 LORA_NAME = "default"
 LORA_TARGETS = tuple(name for _, name in BLOCK_LINEARS)
+LARGEST_RANK = 4096
+PLAIN_NAME = re.compile(r"[\w.]+")  # peft takes other names for regular expressions
 
 
 def fingerprint(model: ChatGLMForConditionalGeneration) -> str:
@@ -109,19 +113,24 @@ def read_prefix(folder: Path, config: ChatGLMConfig) -> dict[str, torch.Tensor]:
     check_file(file)
     if own:
         header = read_header(file)
-        with safe_open(file, framework="pt") as opened:
+        with refusals(f"{file} is damaged"), safe_open(file, framework="pt") as opened:
             prefix = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         configured = header.get("pre_seq_len")
     else:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+        weights = load_pickle(file)
         prefix = {name.removeprefix(PREFIX_KEYS): weights[name] for name in weights if name.startswith(PREFIX_KEYS)}
         has_config = (folder / "config.json").exists()
         configured = read_json(folder / "config.json").get("pre_seq_len") if has_config else None
     if "embedding.weight" not in prefix:
         name = "embedding.weight" if own else f"{PREFIX_KEYS}embedding.weight"
         raise LoadError(f"{file} holds no P-Tuning prefix: it lacks {name}")
+    for name, weight in prefix.items():
+        if not weight.is_floating_point() or weight.ndim != (1 if name.endswith("bias") else 2) or not len(weight):
+            raise LoadError(
+                f"{file} holds no P-Tuning prefix: {name:.80} is {weight.dtype} of shape {tuple(weight.shape)}"
+            )
     length = len(prefix["embedding.weight"])
-    if int(configured or length) != length:
+    if configured is not None and str(configured) != str(length):
         place = "the file's header" if own else "config.json"
         raise LoadError(f"{folder}: pre_seq_len is {configured} in {place}, but {length} in {file.name}")
     if own:
@@ -255,12 +264,13 @@ def load_lora_weights(model: ChatGLMForConditionalGeneration, folder: Path) -> N
     """
     file = folder / (LORA_FILE if (folder / LORA_FILE).exists() else OLD_LORA_FILE)
     check_file(file if file.exists() else folder / LORA_FILE)
-    if file.name == LORA_FILE:
-        check_base(file, read_header(file), model)
-        stored = load_file(file)
-    else:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-    stored, expected = {_name_in_file(name): weight for name, weight in stored.items()}, lora_weights(model)
+    with refusals(f"{file} is damaged"):
+        if file.name == LORA_FILE:
+            check_base(file, read_header(file), model)
+            stored = load_file(file)
+        else:
+            stored = torch.load(file, map_location="cpu", weights_only=True)
+        stored, expected = {_name_in_file(name): weight for name, weight in stored.items()}, lora_weights(model)
     if unknown := sorted(stored.keys() - expected.keys()):
         raise LoadError(f"{file} holds {unknown[0]}, which this model has no place for by {LORA_CONFIG_FILE}")
     if missing := sorted(expected.keys() - stored.keys()):
@@ -278,17 +288,45 @@ def load_lora(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
     """Put the LoRA adapter in a folder around the model's matrices, in place, ready to be trained further.
 
     Raises:
-        LoadError: `peft_type`, or another setting, is not one that can be loaded here.
+        LoadError: a setting is not one that can be loaded here.
     """
-    kind = read_json(folder / LORA_CONFIG_FILE).get("peft_type")
-    if kind != "LORA":
-        raise LoadError(f"{folder / LORA_CONFIG_FILE}: peft_type is {kind}; adapters of type LORA can be loaded")
-    config = _import_peft().LoraConfig.from_pretrained(folder)
-    config.inference_mode = False
-    if model.config.quantization_bit and config.use_dora:
-        raise LoadError(f"{folder / LORA_CONFIG_FILE}: use_dora needs a float base: leave out --quantize")
-    _inject(model, config)
-    load_lora_weights(model, folder)
+    check_lora_config(folder / LORA_CONFIG_FILE)
+    with refusals(f"cannot load {folder}"):
+        config = _import_peft().LoraConfig.from_pretrained(folder)
+        config.inference_mode = False
+        if model.config.quantization_bit and config.use_dora:
+            raise LoadError(f"{folder / LORA_CONFIG_FILE}: use_dora needs a float base: leave out --quantize")
+        _inject(model, config)
+        load_lora_weights(model, folder)
+
+
+def check_lora_config(file: Path) -> None:
+    """Refuse an adapter's configuration that is not LoRA's, or names matrices by regular expressions.
+
+    Expressions can take longer than anybody waits, and the names that training writes need none.
+
+    Raises:
+        LoadError: names the key and the rule.
+    """
+    settings = read_json(file)
+    if settings.get("peft_type") != "LORA":
+        raise LoadError(f"{file}: peft_type must be LORA, got {settings.get('peft_type')!r:.80}")
+    rank = settings.get("r", 8)
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
+        raise LoadError(f"{file}: r must be 1 to {LARGEST_RANK}, got {rank!r:.80}")
+    for name in ("target_modules", "exclude_modules", "layers_pattern", "modules_to_save", "target_parameters"):
+        names = settings.get(name)
+        if names is not None and not (isinstance(names, list) and all(map(is_plain_name, names))):
+            raise LoadError(f"{file}: {name} must be a list of modules' names or null, got {names!r:.80}")
+    for name in ("rank_pattern", "alpha_pattern"):
+        pattern = settings.get(name) or {}
+        if not isinstance(pattern, dict) or not all(map(is_plain_name, pattern)):
+            raise LoadError(f"{file}: {name} must have modules' names as keys, got {pattern!r:.80}")
+
+
+def is_plain_name(name: object) -> bool:
+    """Return whether this is a module's name, and not an expression for several."""
+    return isinstance(name, str) and PLAIN_NAME.fullmatch(name) is not None
 
 
 def merge_lora(model: ChatGLMForConditionalGeneration) -> None:

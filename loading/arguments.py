@@ -262,6 +262,25 @@ class SamplingArguments:
         return {"max_length": self.max_length, "max_new_tokens": self.max_new_tokens} | self.sampling()
 
 
+def read_secret(value: str, name: str) -> str:
+    """Return a secret, or the one in a file where the value is `@FILE`: command lines can be read by others.
+
+    Raises:
+        ValueError: there is no such file, or nothing in it.
+    """
+    if not value.startswith("@"):
+        return value
+    try:
+        secret = Path(value[1:]).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot be read from {value[1:]}: {getattr(error, 'strerror', None) or error}"
+        ) from error
+    if not secret:
+        raise ValueError(f"{name}: {value[1:]} is empty")
+    return secret
+
+
 PORT = Text("port to listen at; 0 to 65535, 0 picks a free one", "监听端口；0 到 65535，0 自动选择")
 
 

@@ -93,7 +93,7 @@ def read_dialogues(file: str | Path, tokenizer: ChatGLMTokenizer, max_tokens: in
 def _encode_line(line: str, tokenizer: ChatGLMTokenizer, place: str) -> Tensor:
     try:
         dialogue: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON: {error}") from error
     if not isinstance(dialogue, dict) or not all(isinstance(dialogue.get(key), str) for key in ("prompt", "response")):
         raise ValueError(f'{place} must be an object with the texts "prompt" and "response"')

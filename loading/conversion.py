@@ -7,10 +7,14 @@ It comes to its name when it is complete: a conversion that fails leaves nothing
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -22,12 +26,78 @@ from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
 from chatglm.bits import check_bits
 from chatglm.quantization import BlockQuantizer, QuantizedEmbedding, StoredEmbedding, quantize_block
 
+from .checkpoint import check_layers
 from .weights import CheckpointWeights, release
 
 # What a checkpoint folder holds besides weights, configuration and code.
 OTHER_FILES = ("*.model", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "*LICENSE*")
 SHARD_BYTES = 1 << 29  # a shard is written when it holds so much; the float word embedding is larger and alone
 EMBEDDING, BLOCKS, OUTPUT = "transformer.word_embeddings.", "transformer.layers.", "lm_head."
+
+
+@contextlib.contextmanager
+def signals_interrupt() -> Iterator[None]:
+    """Let SIGTERM, SIGHUP and Ctrl-C end the block as an exception does, so that it cleans up; a second one is ignored.
+
+    The exit status is the shells': 128 and the signal's number.
+    """
+    stopping = False
+
+    def stop(number: int, _: object) -> None:
+        nonlocal stopping
+        if not stopping:
+            stopping = True
+            sys.exit(128 + number)
+
+    names = ("SIGTERM", "SIGHUP", "SIGINT") if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, stop) for name in names if (number := getattr(signal, name, None))}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def unfinished_folder(target: Path) -> Iterator[Path]:
+    """Give a new folder beside a target; at the end of the block it is removed, unless it was given another name.
+
+    It is locked while this process lives, so that the next one can tell what a killed one has left, and removes it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    name, number = f"{target.name}.unfinished-", 0
+    for found in target.parent.iterdir() if os.name == "posix" else ():
+        if found.name.startswith(name) and found.is_dir():
+            with contextlib.suppress(OSError), locked(found):
+                shutil.rmtree(found, ignore_errors=True)
+    while (folder := target.with_name(f"{name}{number}")).exists():
+        number += 1
+    folder.mkdir()
+    try:
+        with locked(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder's lock, which ends with the process at the latest. Windows has no such lock.
+
+    Raises:
+        OSError: another process holds it.
+    """
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 class ShardWriter:
@@ -117,10 +187,8 @@ def convert_checkpoint(
     if target.exists():
         raise FileExistsError(f"{target} exists: give a new folder, or remove that one first")
     weights = CheckpointWeights(source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f"{target.name}.unfinished-{os.getpid()}")
-    unfinished.mkdir()
-    try:
+    check_layers(source, {"num_layers": config.num_layers}, weights)
+    with unfinished_folder(target) as unfinished:
         writer = ShardWriter(unfinished)
         _convert_weights(config, weights, writer, bits, quantize_embeddings, calibration, progress)
         writer.close()
@@ -131,9 +199,6 @@ def convert_checkpoint(
         config.architectures = [ChatGLMForConditionalGeneration.__name__]
         config.save_pretrained(unfinished)
         unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
     return writer.total_size
 
 

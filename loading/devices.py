@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -121,12 +124,50 @@ def available_bytes(device: torch.device) -> int:
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held
     available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    if (group / "memory.max").exists() and (limit := (group / "memory.max").read_text().strip()) != "max":
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        in_use = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
-        available = min(available, int(limit) - in_use)
+    for group, names in control_groups(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")):
+        limit, in_use, reclaimable = names
+        try:
+            most = (group / limit).read_text().strip()
+            if most != "max":
+                statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+                held = int((group / in_use).read_text()) - int(statistics[reclaimable])
+                available = min(available, max(0, int(most) - held))
+        except (OSError, KeyError, ValueError):  # no such group here, or one whose files are another kernel's
+            continue
     return available
+
+
+def control_groups(root: Path, membership: Path) -> list[tuple[Path, tuple[str, str, str]]]:
+    """Return the groups whose memory limits hold for this process, and how the files in them are named.
+
+    A container sees its own group as the root; a service is in one below it, whose parents have limits, too.
+
+    Args:
+        root: /sys/fs/cgroup.
+        membership: /proc/self/cgroup.
+    """
+    new = "memory.max", "memory.current", "inactive_file"
+    old = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+    groups = [(root, new), (root / "memory", old)]
+    for line in membership.read_text().splitlines() if membership.exists() else ():
+        number, controllers, path = line.split(":", 2)
+        base, names = (root, new) if number == "0" else (root / "memory", old)
+        if number == "0" or "memory" in controllers.split(","):
+            group = base / path.strip("/")
+            groups += [(above, names) for above in (group, *group.parents) if base in above.parents]
+    return groups
+
+
+@functools.cache
+def _malloc_trim():
+    """Return glibc's function that gives memory back to the system; None where there is none."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+
+def give_memory_back() -> None:
+    """Give the memory that a burst of work has freed back to the system, as far as the C library can."""
+    if (trim := _malloc_trim()) is not None:
+        trim(0)
 
 
 def free_memory(model: nn.Module) -> int:

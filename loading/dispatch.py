@@ -77,8 +77,10 @@ def read_device_map(file: Path) -> dict[str, Place]:
         if place != "disk":
             try:
                 torch_device(place)
-            except RuntimeError as error:
-                raise LoadError(f"{file}: {part} must be on a GPU's number, cpu or disk, got {place}") from error
+            except (RuntimeError, ValueError, OverflowError) as error:
+                raise LoadError(
+                    f"{file}: {part:.80} must be on a GPU's number, cpu or disk, got {place!r:.80}"
+                ) from error
     return device_map
 
 
@@ -198,7 +200,9 @@ def check_weights(folder: Path, model: nn.Module, weights: CheckpointWeights) ->
     missing = [name for name in state if name not in weights]
     shapes = [(name, weights[name].shape, tensor.shape) for name, tensor in state.items() if name in weights]
     mismatched = [report for report in shapes if report[1] != report[2]]
-    check_loaded(folder, {"missing_keys": missing, "mismatched_keys": mismatched})
+    unexpected = [name for name in weights if name not in state and not name.endswith("rotary_emb.inv_freq")]
+    report = {"missing_keys": missing, "mismatched_keys": mismatched, "unexpected_keys": unexpected}
+    check_loaded(folder, report, model.config.num_layers)
 
 
 def load_dispatched(

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
 
 from . import adapters
 from .arguments import ModelArguments, find_adapter_folder, parse_max_memory
-from .checkpoint import LoadError, check_checkpoint, check_loaded, check_vocabulary, find_checkpoint, shorten
+from .checkpoint import LoadError, check_checkpoint, check_loaded, check_vocabulary, find_checkpoint, refusals
 from .devices import DTYPES, check_gpus, check_memory, choose_device, choose_dtype, dtype_name
 from .dispatch import (
     Place,
@@ -31,8 +30,6 @@ from .dispatch import (
     spell_out,
     torch_device,
 )
-
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, LookupError, EOFError, MemoryError, SafetensorError)
 
 
 def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForConditionalGeneration, ChatGLMTokenizer]:
@@ -48,7 +45,7 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
     device = choose_device(arguments.device)
     folder = find_checkpoint(arguments.model_name_or_path)
     settings = check_checkpoint(folder)
-    try:
+    with refusals(f"cannot load {folder}"):
         config = ChatGLMConfig.from_pretrained(folder)
         tokenizer = ChatGLMTokenizer.from_pretrained(folder)
         check_vocabulary(folder, tokenizer, config)
@@ -73,8 +70,6 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
         if has_lora:
             adapters.load_lora(model, adapter)
             model.eval()
-    except LOADING_ERRORS as error:
-        raise LoadError(f"cannot load {folder}: {shorten(error)}") from error
     dtype = model.transformer.final_layernorm.weight.dtype  # a quantised model's embedding stays in its own
     bits = f"{model.config.quantization_bit} bits, " if model.config.quantization_bit else ""
     name, seconds = folder.resolve().name, time.perf_counter() - start
@@ -104,7 +99,7 @@ def load_model(
         ignore_mismatched_sizes=True,  # `check_loaded` says which shapes differ
         output_loading_info=True,
     )
-    check_loaded(folder, report)
+    check_loaded(folder, report, config.num_layers)
     if bits:
         model.quantize(bits)
     return model.to(device=device, dtype=dtype).eval()
@@ -163,7 +158,8 @@ def load_model_on_gpus(
     kwargs.pop("trust_remote_code", None)
     folder = find_checkpoint(str(checkpoint_path))
     check_checkpoint(folder)
-    config = ChatGLMConfig.from_pretrained(folder, **kwargs)
+    with refusals(f"cannot load {folder}"):
+        config = ChatGLMConfig.from_pretrained(folder, **kwargs)
     if device_map is None:
         device_map = auto_configure_device_map(num_gpus, config.num_layers, config.pre_seq_len is not None)
     check_gpus(gpu_count(device_map.values()))

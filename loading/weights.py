@@ -13,7 +13,23 @@ from torch import Tensor
 
 from chatglm.mapped_memory import release_pages
 
-from .checkpoint import LoadError, find_weights
+from .checkpoint import LoadError, find_weights, refusals
+
+
+def load_pickle(file: Path, mmap: bool = False) -> dict[str, Tensor]:
+    """Return the tensors by name in a `.bin` file; no code in it is executed.
+
+    Raises:
+        LoadError: it is damaged, or holds anything else.
+    """
+    with refusals(f"cannot load {file}"):
+        content = torch.load(file, map_location="cpu", mmap=mmap, weights_only=True)
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        raise LoadError(f"{file} must hold tensors by name, got {type(content).__name__}: download it again")
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            raise LoadError(f"{file}: {name:.80} must be a tensor, got {type(value).__name__}: download it again")
+    return dict(content)
 
 
 class CheckpointWeights(Mapping[str, Tensor]):
@@ -41,7 +57,7 @@ class CheckpointWeights(Mapping[str, Tensor]):
                 with safe_open(file, framework="pt") as opened:
                     self._entries |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
             elif zipfile.is_zipfile(file):
-                self._entries |= torch.load(file, map_location="cpu", mmap=True, weights_only=True)
+                self._entries |= load_pickle(file, mmap=True)
             else:
                 self._entries |= {name: (file, name) for name in self._read_whole(file)}
         self.all_mapped = self._whole[0] is None
@@ -65,7 +81,7 @@ class CheckpointWeights(Mapping[str, Tensor]):
     def _read_whole(self, file: Path) -> dict[str, Tensor]:
         if self._whole[0] != file:
             self._whole = None, {}  # its memory is free before the next one is read
-            self._whole = file, torch.load(file, map_location="cpu", weights_only=True)
+            self._whole = file, load_pickle(file)
         return self._whole[1]
 
     def __getitem__(self, name: str) -> Tensor:

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from loading.arguments import PORT, ServingArguments
+from loading.arguments import PORT, ServingArguments, read_secret
 from loading.command_line import Text, flag
 
 
@@ -31,8 +31,9 @@ class PageArguments(ServingArguments):
     auth: str = flag(
         "",
         Text(
-            "USER:PASSWORD that visitors must give; also CHATGLM_AUTH in the environment",
-            "访客须提供的 用户名:密码；也可用环境变量 CHATGLM_AUTH",
+            "USER:PASSWORD that visitors must give. Flags show in `ps`: better @FILE, a file that holds it, or "
+            "CHATGLM_AUTH in the environment",
+            "访客须提供的 用户名:密码。命令行参数在 `ps` 中可见：最好用 @文件，或环境变量 CHATGLM_AUTH",
         ),
         metavar="USER:PASSWORD",
     )
@@ -43,7 +44,7 @@ class PageArguments(ServingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.auth = self.auth or os.environ.get("CHATGLM_AUTH", "")
+        self.auth = read_secret(self.auth or os.environ.get("CHATGLM_AUTH", ""), "auth")
         if self.auth and not all(self.auth.partition(":")):
             raise ValueError("auth must be USER:PASSWORD, got a text without one of the two")
 

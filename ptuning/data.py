@@ -121,12 +121,14 @@ def json_rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             return
         try:
             row, position = decoder.raw_decode(text, position)
+        except RecursionError as error:
+            raise DataError(f"{file}, line {line}: lists in lists too deeply for JSON of examples") from error
         except json.JSONDecodeError as error:
             raise DataError(
                 f"{file}, line {error.lineno}, character {error.colno}: not JSON ({error.msg}); the row starts in line "
                 f"{line}"
             ) from error
-        except (ValueError, RecursionError) as error:  # a key twice, a number of thousands of digits, too deep
+        except ValueError as error:  # a key twice, a number of thousands of digits
             raise DataError(f"{file}, line {line}: {str(error).partition(';')[0]}") from error
         if not isinstance(row, dict):
             raise DataError(f'{file}, line {line}: expected an object {{"column": …}}, got {type(row).__name__}')

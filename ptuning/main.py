@@ -9,6 +9,7 @@ A run that was killed goes on from its last checkpoint when the same command is 
 """
 
 import json
+import os
 import shutil
 import sys
 from contextlib import nullcontext
@@ -25,7 +26,7 @@ if not __package__:  # run as a script: its own folder, whose names are short, g
 
 from loading import adapters  # noqa: E402
 from loading.arguments import run_main  # noqa: E402
-from loading.checkpoint import LoadError, format_bytes  # noqa: E402
+from loading.checkpoint import LoadError, format_bytes, refusals, shorten  # noqa: E402
 from loading.load import load_model_and_tokenizer  # noqa: E402
 from ptuning import data, evaluation, resuming  # noqa: E402
 from ptuning.arguments import (  # noqa: E402
@@ -34,7 +35,7 @@ from ptuning.arguments import (  # noqa: E402
     TrainingArguments,
     parse_training_arguments,
 )
-from ptuning.trainer import SAVING_FOLDER, ChatGLMTrainer, TrainingError, checkpoints  # noqa: E402
+from ptuning.trainer import SAVING_FOLDER, ChatGLMTrainer, StepCounter, TrainingError, checkpoints  # noqa: E402
 
 EXPECTED_ERRORS = (data.DataError, TrainingError)
 
@@ -47,6 +48,10 @@ def check_arguments(model: ModelArguments, files: DataArguments, training: Train
     for action, file in needed.items():
         if getattr(training, action) and getattr(files, file) is None:
             raise LoadError(f"--{action} needs --{file}")
+    with refusals(f"--output_dir {training.output_dir} cannot be written: give a folder that can"):
+        Path(training.output_dir).mkdir(parents=True, exist_ok=True)
+        if not os.access(training.output_dir, os.W_OK):
+            raise PermissionError("it may only be read")
     has_adapter = bool(model.pre_seq_len or model.lora_rank or model.ptuning_checkpoint)
     if training.do_train and model.quantization_bit and not has_adapter:
         raise LoadError(
@@ -138,7 +143,17 @@ def train(model, tokenizer, files: DataArguments, training: TrainingArguments) -
     resume = prepare_folder(model, files, training)
     start = int(resume.rpartition("-")[2]) if resume and resume.rpartition("-")[2].isdigit() else 0
     parameters = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    metrics = trainer.train(resume_from_checkpoint=resume).metrics
+    counter = StepCounter()
+    trainer.add_callback(counter)
+    try:
+        metrics = trainer.train(resume_from_checkpoint=resume).metrics
+    except Exception as error:
+        if resume is None or counter.steps or isinstance(error, (LoadError, *EXPECTED_ERRORS)):
+            raise
+        raise LoadError(
+            f"cannot resume from {resume}: {shorten(error)}. Delete that folder, so that an earlier one is taken, or "
+            "start anew with --overwrite_output_dir"
+        ) from error
     trainer.save_model()
     metrics |= {
         "trainable_parameters": parameters,

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
-from transformers import ProgressCallback, Seq2SeqTrainer
+from transformers import ProgressCallback, Seq2SeqTrainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from loading import adapters
 from loading.adapters import check_prefix_base, read_prefix
-from loading.load import LOADING_ERRORS
+from loading.checkpoint import refusals
 from ptuning.diagnosis import broken_gradients, find_not_finite
 
 STATE_FILE = "trainer_state.json"
@@ -28,6 +28,15 @@ WRITING_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 class TrainingError(RuntimeError):
     """A run that cannot go on. The message says why, and what to do."""
+
+
+class StepCounter(TrainerCallback):
+    """Count the steps that this process has done: what fails before the first one may be a damaged checkpoint."""
+
+    steps = 0
+
+    def on_step_end(self, *arguments: Any, **keywords: Any) -> None:  # noqa: D102
+        self.steps += 1
 
 
 def checkpoints(output_dir: str | Path) -> list[Path]:
@@ -208,18 +217,14 @@ class ChatGLMTrainer(Seq2SeqTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
             return
         folder = Path(resume_from_checkpoint)
-        try:
+        advice = "train with the arguments it was made with, or start anew with --overwrite_output_dir"
+        with refusals(f"cannot resume from {folder} ({advice})"):
             if adapters.lora_layers(self.model):
                 adapters.load_lora_weights(self.model, folder)
             else:
                 check_prefix_base(folder, self.model)
                 prefix = read_prefix(folder, self.model.config)
                 self.model.transformer.prefix_encoder.load_state_dict(prefix)
-        except LOADING_ERRORS as error:
-            raise TrainingError(
-                f"cannot resume from {folder}: {error}. Train with the arguments it was made with, or start anew with "
-                "--overwrite_output_dir"
-            ) from error
 
     def _load_best_model(self) -> None:
         if adapters.has_adapter(self.model):

@@ -7,5 +7,7 @@
 - `original_routes`, `openai_routes`, `glm_bot`: the routes.
 - `monitoring`: `/health`, and `/metrics` for Prometheus.
 - `arguments`: the flags.
+- `connections`: how long a client may keep a connection waiting, and how many there may be.
+- `logs`: lines that nothing which clients send can break.
 - `app`: the application, the engine behind it, and how they are served and ended.
 """

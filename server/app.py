@@ -1,5 +1,6 @@
 """The application, and how it is served until SIGTERM or Ctrl-C."""
 
+import gc
 import math
 import signal
 import sys
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizer
 from engine import Engine
 from loading.arguments import SamplingArguments
 from server.arguments import ServerArguments
+from server.connections import Server, bounded_protocol, most_connections
 from server.errors import RESPONSES, add_error_handlers
 from server.gate import Gate
 from server.glm_bot import add_glm_bot_routes
@@ -55,25 +57,33 @@ def build_app(
 
 
 def serve(app: FastAPI, engine: Engine, arguments: ServerArguments) -> int:
-    """Serve until SIGTERM or Ctrl-C, let running answers finish, and return the exit status."""
+    """Serve until SIGTERM, SIGHUP or Ctrl-C, let running answers finish, and return the exit status."""
     config = uvicorn.Config(
         app,
         host=arguments.host,
         port=arguments.port,
         timeout_graceful_shutdown=math.ceil(arguments.drain_seconds),
+        timeout_keep_alive=math.ceil(arguments.keep_alive),
+        http=bounded_protocol(arguments.client_timeout, most_connections()),
+        ws="none",
+        lifespan="off",
         access_log=False,
-        log_level="warning",
+        log_config=None,  # to the root's handlers, whose lines are escaped
+        log_level="error",  # whoever sends garbage writes no lines
     )
-    server = uvicorn.Server(config)
+    server = Server(config)
 
     def stop(*_: Any) -> None:
         server.force_exit = server.should_exit  # the second time at once
         server.should_exit = True
 
+    gc.collect()
+    gc.freeze()  # the model and the libraries stay: a large body's many small objects are collected without them
     # in a thread of its own, so that the signals are ours: the server itself would end with the signal's status
     thread = threading.Thread(target=server.run, name="chatglm-http")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    for name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), stop)
     thread.start()
     while thread.is_alive() and not server.started:
         thread.join(0.05)

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar
 
-from loading.arguments import ServingArguments
+from loading.arguments import ServingArguments, read_secret
 from loading.command_line import Text, flag
 
 
@@ -18,8 +18,10 @@ class ServerArguments(ServingArguments):
     api_key: str = flag(
         "",
         Text(
-            "key that clients must send as `Authorization: Bearer`; also CHATGLM_API_KEY in the environment",
-            "客户端须以 `Authorization: Bearer` 发送的密钥；也可用环境变量 CHATGLM_API_KEY",
+            "key that clients must send as `Authorization: Bearer`. Flags show in `ps`: better @FILE, a file that "
+            "holds it, or CHATGLM_API_KEY in the environment",
+            "客户端须以 `Authorization: Bearer` 发送的密钥。命令行参数在 `ps` 中可见：最好用 @文件（内容为密钥），"
+            "或环境变量 CHATGLM_API_KEY",
         ),
         metavar="KEY",
     )
@@ -41,6 +43,20 @@ class ServerArguments(ServingArguments):
     drain_seconds: float = flag(
         30.0,
         Text("seconds that answers may run on after SIGTERM; 0 and up", "收到 SIGTERM 后回答可继续的秒数；0 以上"),
+    )
+    keep_alive: float = flag(
+        5.0,
+        Text(
+            "seconds that a connection may be idle between requests; 0 and up; behind a proxy, more than the proxy's",
+            "连接在两次请求之间可空闲的秒数；0 以上；在代理之后时，应长于代理的",
+        ),
+    )
+    client_timeout: float = flag(
+        30.0,
+        Text(
+            "seconds that a client may take to send a request's header, or to read what was sent; above 0",
+            "客户端发送请求头或读取已发送内容的最长秒数；大于 0",
+        ),
     )
     max_body_bytes: int = flag(
         1 << 20, Text("largest request body, in bytes; 1024 and up", "请求体的最大字节数；1024 以上")
@@ -73,10 +89,12 @@ class ServerArguments(ServingArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("queue_timeout", "request_timeout", "drain_seconds", "prompt_cache_mb", "cache_mb"):
+        for name in ("queue_timeout", "request_timeout", "drain_seconds", "keep_alive", "prompt_cache_mb", "cache_mb"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if not 0 < self.client_timeout < math.inf:
+            raise ValueError(f"client_timeout must be above 0, got {self.client_timeout}")
         for name, least in (("max_queue", 0), ("max_body_bytes", 1024)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        self.api_key = self.api_key or os.environ.get("CHATGLM_API_KEY", "")
+        self.api_key = read_secret(self.api_key or os.environ.get("CHATGLM_API_KEY", ""), "api_key")

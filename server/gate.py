@@ -8,6 +8,7 @@ import json
 import logging
 import re
 
+from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .arguments import ServerArguments
@@ -43,6 +44,9 @@ class Gate:
 
         try:
             headers = dict(scope["headers"])
+            if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may believe the other one
+                message = "a request has Content-Length or Transfer-Encoding, not both"
+                raise ApiError(400, message, "ambiguous_length", {"Connection": "close"})
             self.check_key(scope["path"], headers.get(b"authorization", b""))
             if scope["method"] == "POST":
                 body = await self.read_body_in_time(headers.get(b"content-length", b"0"), receive)
@@ -90,6 +94,12 @@ class Gate:
                 raise too_large
             more = message.get("more_body", False)
         body = b"".join(parts).removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as editors on Windows write it
+        await run_in_threadpool(self.check_characters, body)
+        return body
+
+    @staticmethod
+    def check_characters(body: bytes) -> None:
+        """Refuse a body that is no UTF-8, or has half a character in an escape."""
         try:
             body.decode("utf-8")
             if SURROGATE.search(body):  # half of a pair by itself is no character, and no answer could repeat it
@@ -98,7 +108,6 @@ class Gate:
             raise ApiError(422, f"the body must be JSON in UTF-8: {error.reason}", "invalid_json") from error
         except (ValueError, RecursionError):  # not JSON at all: who reads it says so
             pass
-        return body
 
 
 def replay(body: bytes, receive: Receive) -> Receive:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import json
-import re
 from urllib.parse import unquote
 
 from fastapi import FastAPI, Request, Response
@@ -20,7 +19,16 @@ from .service import Service
 
 LONGEST_HISTORY = 4096  # characters of JSON, beyond which a user's history is forgotten, as in the original
 MOST_USERS = 10_000  # whoever has been silent for longest is forgotten beyond
-QUERY = re.compile(r"^\??msg=(?P<msg>.*?)(?:&usrid=(?P<usrid>.*?))?(?:&source=(?P<source>.*))?$", re.S)
+
+
+def split_query(query: str) -> dict[str, str]:
+    """Return the fields of `msg=…&usrid=…&source=…`, of which a client encodes none; nothing if they are not so."""
+    query = query.removeprefix("?")
+    if not query.startswith("msg="):
+        return {}
+    rest, _, source = query.removeprefix("msg=").partition("&source=")
+    message, _, user = rest.partition("&usrid=")
+    return {"msg": unquote(message), "usrid": unquote(user), "source": unquote(source)}
 
 
 class ChatBody(BaseModel):
@@ -67,8 +75,7 @@ def add_glm_bot_routes(app: FastAPI, service: Service) -> None:
     @app.get("/chatglm", tags=["glm-bot"], response_class=PlainTextResponse)
     async def chatglm(request: Request) -> Response:
         """Answer a message in the URL; `ping` and `clear` are commands."""
-        found = QUERY.match(request.url.query)
-        fields = {name: unquote(value or "") for name, value in found.groupdict().items()} if found else {}
+        fields = split_query(request.url.query)
         fields = {"source": "", "usrid": ""} | (fields or dict(request.query_params))  # in another order: encoded
         if not fields.get("msg"):
             return PlainTextResponse("请提供内容")

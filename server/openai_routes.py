@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -34,6 +35,12 @@ from .protocol import (
 )
 from .service import STREAMED, EventStream, Service, in_turn
 from .tool_calls import ChatAnswer
+
+
+def dump_in_parts(frame: dict[str, Any], name: str, items: list[Any]) -> bytes:
+    """Return an object with a long list as JSON, written item by item, so that other threads run in between."""
+    head = json.dumps(frame, ensure_ascii=False).encode()[:-1]
+    return head + b', "%s": [' % name.encode() + b", ".join(json.dumps(item).encode() for item in items) + b"]}"
 
 
 def add_openai_routes(app: FastAPI, service: Service) -> None:
@@ -176,7 +183,11 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
         name, texts, vectors, tokens = new_id("embedding"), body.texts(), [], 0
         window = service.engine.max_batch_size  # so many at a time, so that others find their turn between
         service.check_size(*texts)
+        deadline = time.monotonic() + service.arguments.request_timeout
         for start in range(0, len(texts), window):
+            if time.monotonic() > deadline:
+                seconds = service.arguments.request_timeout
+                raise serving.AnswerTimeoutError(f"the texts took more than {seconds:g} seconds: send fewer at once")
             requests = []
             for text in texts[start : start + window]:
                 requests.append(serving.Request(await run_in_threadpool(tokenizer.encode_prompt, text), embedding=True))
@@ -191,7 +202,9 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
             data.append({"object": "embedding", "index": index, "embedding": value})
         model, counts = body.model or service.arguments.served_model_name, {"prompt_tokens": tokens}
         counts["total_tokens"] = tokens
-        return JSONResponse(
-            {"object": "list", "data": data, "model": model, "usage": counts},
+        frame = {"object": "list", "model": model, "usage": counts}
+        return Response(
+            await run_in_threadpool(dump_in_parts, frame, "data", data),
+            media_type="application/json",
             headers=service.ignored_header(name, body),
         )

@@ -14,12 +14,17 @@ from .errors import ENGINE_ERRORS, as_api_error
 from .protocol import DONE, History, OriginalRequest, error_body, event, new_id, now
 from .service import STREAMED, EventStream, Service, in_turn
 
+REPEATED = 16384  # characters of history that each event of a stream may repeat
+
 
 def add_original_routes(app: FastAPI, service: Service) -> None:
     """Add the original's route, with its streaming forms."""
 
     def result(body: OriginalRequest, text: str, dropped: int, **more: Any) -> dict[str, Any]:
-        history = [*(body.history or []), [body.prompt, text]]
+        earlier = body.history or []
+        if not more.get("finished", True) and sum(len(part or "") for pair in earlier for part in pair) > REPEATED:
+            earlier = []  # the last event has it
+        history = [*earlier, [body.prompt, text]]
         if dropped:
             more["dropped_rounds"] = dropped
         return {"response": text, "history": history, "status": 200, "time": now(), **more}

@@ -7,6 +7,7 @@ is null, a stream has nothing but `data: ` lines and ends with `[DONE]`.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 import uuid
@@ -22,6 +23,7 @@ from chatglm.tools import plain_messages
 from engine import Answer, TokenProbability
 
 DONE = "data: [DONE]\n\n"
+MOST_FIELDS = 200
 
 
 class ApiError(Exception):
@@ -113,7 +115,8 @@ Limit = Annotated[whole(ge=-1), AfterValidator(_limit)]
 Choices = whole(ge=1, le=16)
 TokenId = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 Round = Annotated[list[str | None], Field(min_length=2, max_length=2, description="question and answer")]
-History = list[Round]
+# Lists end at the first mistake: a body may hold half a million, and to report each would stop the server for seconds.
+History = Annotated[list[Round], Field(max_length=4096, fail_fast=True)]
 Ignored = Any
 # parameters of other servers and of newer clients that change no answer of this one
 HARMLESS = {
@@ -172,6 +175,13 @@ class OriginalRequest(TextRequest):
     max_length: whole(ge=0, description="of prompt and answer; lowered to the model's limit") | None = None
     max_new_tokens: Count | None = None
     stream: bool | Literal[0, 1] | None = None
+
+
+def few_fields(body: Any) -> Any:
+    """Return a body as it is, unless it has more fields than any request could have."""
+    if isinstance(body, dict) and len(body) > MOST_FIELDS:
+        raise PydanticCustomError("too_many_fields", f"a request has at most {MOST_FIELDS} fields")
+    return body
 
 
 class Part(BaseModel):
@@ -249,9 +259,9 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[Part] | None = None
+    content: str | Annotated[list[Part], Field(max_length=4096, fail_fast=True)] | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=256, fail_fast=True)] | None = None
     tool_call_id: str | None = None
 
     def text(self) -> str:
@@ -272,6 +282,12 @@ class OpenAIRequest(TextRequest):
     """What both of OpenAI's routes for text take; `ignored` tells what else a request has."""
 
     model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def limit_fields(cls, body: Any) -> Any:
+        """Refuse a body of thousands of unknown fields with one mistake."""
+        return few_fields(body)
 
     model: str | None = None
     max_tokens: Limit | None = None
@@ -317,7 +333,7 @@ class ChatCompletionRequest(OpenAIRequest):
         }
     )
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=32768, fail_fast=True)]
     max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: whole(ge=0, le=20) | None = None
@@ -438,6 +454,12 @@ class EmbeddingRequest(BaseModel):
         strict=True, extra="allow", json_schema_extra={"examples": [{"model": "chatglm-6b", "input": ["你好"]}]}
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def limit_fields(cls, body: Any) -> Any:
+        """Refuse a body of thousands of unknown fields with one mistake."""
+        return few_fields(body)
+
     input: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=2048)], BeforeValidator(_text_not_ids)]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -539,7 +561,7 @@ def completion_logprobs(
 ) -> dict[str, Any]:
     """Return probabilities in the shape of completions; `offset` is the number of characters before them."""
     texts = [token_text(tokenizer, token.token_id)[0] for token in tokens]
-    offsets = [offset + sum(map(len, texts[:index])) for index in range(len(texts))]
+    offsets = list(itertools.accumulate(map(len, texts[:-1]), initial=offset))[: len(texts)]
     likeliest = [
         {token_text(tokenizer, token_id)[0]: max(logprob, -9999.0) for token_id, logprob in token.likeliest}
         for token in tokens

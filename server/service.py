@@ -156,11 +156,11 @@ class Service:
         )
         return self.submit([request])[0], dropped
 
-    def dialogue_encoder(
+    async def dialogue_encoder(
         self, messages: Sequence[Message], functions: Sequence[dict[str, Any]] = ()
     ) -> tuple[Callable[[], list[int]], str]:
         """Return a function that encodes the prompt of a dialogue, and the start of its answer, "" for none."""
-        query, history, before = to_rounds(messages, functions)
+        query, history, before = await run_in_threadpool(to_rounds, messages, functions)
         self.check_size(query, before, *(text for pair in history for text in pair))
 
         def encode() -> list[int]:
@@ -172,7 +172,7 @@ class Service:
     async def chat(self, body: ChatCompletionRequest) -> list[Answer]:
         """Submit `n` requests for a dialogue: what every protocol of messages comes to."""
         functions = body.callable_functions()
-        encode, before = self.dialogue_encoder(body.messages, functions)
+        encode, before = await self.dialogue_encoder(body.messages, functions)
         grammar = None
         if functions:
             if body.form() is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chatglm import cuda_compiler, cuda_kernels
+from chatglm import cuda_compiler, cuda_kernels, kernel_cache
 from chatglm.positions import PromptLayout, apply_rotary, rotary_frequency
 from chatglm.positions import rotary_tables as model_rotary_tables
 from chatglm.quantization import dequantize_weight, pack_int4
@@ -506,7 +506,7 @@ def test_kernel_image_is_kept_for_the_user_only(monkeypatch, tmp_path):
     images = [cuda_compiler.kernel_image(capability) for capability in ((9, 0), (9, 0), (8, 6))]
     assert images == [b"image 1", b"image 1", b"image 2"]
     assert compiled == [(9, 0), (8, 6)]
-    directory = cuda_compiler.cache_directory("cuda")
+    directory = kernel_cache.cache_directory("cuda")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert len(list(directory.iterdir())) == 2  # no temporary files
 
@@ -517,9 +517,9 @@ def test_kernel_image_without_a_cache(monkeypatch, tmp_path):
     monkeypatch.setattr(cuda_compiler, "compile_kernels", lambda source, capability: b"image")
     assert cuda_compiler.kernel_image((9, 0)) == b"image"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cuda_compiler.os, "replace", lambda new, file: Path("/nowhere/file").touch())
+    monkeypatch.setattr(kernel_cache.os, "replace", lambda new, file: Path("/nowhere/file").touch())
     assert cuda_compiler.kernel_image((9, 0)) == b"image"
-    assert not list(cuda_compiler.cache_directory("cuda").iterdir())
+    assert not list(kernel_cache.cache_directory("cuda").iterdir())
 
 
 def test_driver_errors_are_named(emulations):

@@ -173,7 +173,8 @@ def test_broken_index(sharded, monkeypatch, capsys, text):
         ({"padded_vocab_size": 65024, "ffn_hidden_size": 13696}, "ChatGLM2 or later"),
         ({"hidden_size": 33}, "hidden_size must be a multiple"),
         ({"hidden_size": 64}, r"by config\.json|which has shape"),  # in the words of either end of transformers
-        ({"num_layers": 3}, "lacks"),
+        ({"num_layers": 3}, "num_layers is 3, and the weights have 2 layers"),
+        ({"num_layers": 1}, "num_layers is 1, and the weights have 2 layers"),
         ({"quantization_bit": 3}, "quantization_bit must be"),
         ({"bos_token_id": 17}, "another model's vocabulary"),
     ],

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from replay import change_json, write_small_checkpoint
 
 import quantize
 from chatglm import ChatGLMTokenizer
+from loading import conversion
 from loading.arguments import ModelArguments, run_main
 from loading.load import load_model_and_tokenizer
 
@@ -100,3 +103,65 @@ def test_missing_source_is_named(tmp_path, monkeypatch, capsys):
 def test_other_bits_are_refused(tmp_path, monkeypatch, capsys):
     status, out, err = run(monkeypatch, capsys, tmp_path, tmp_path / "target", "--bits", "3")
     assert status == 2 and "--bits" in err
+
+
+# Killed at any moment
+
+
+def at_the_first_block(monkeypatch, stop):
+    monkeypatch.setattr(conversion, "quantize_block", lambda *_: stop())
+
+
+def while_writing(monkeypatch, stop):
+    def write(weights, file, metadata):
+        file.write_bytes(bytes(1000))
+        stop()
+
+    monkeypatch.setattr(conversion, "save_file", write)
+
+
+def while_copying(monkeypatch, stop):
+    monkeypatch.setattr(conversion.shutil, "copyfile", lambda *_: stop())
+
+
+def before_the_name(monkeypatch, stop):
+    monkeypatch.setattr(conversion.Path, "rename", lambda *_: stop())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="has no such signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+@pytest.mark.parametrize("moment", [at_the_first_block, while_writing, while_copying, before_the_name])
+def test_signals_leave_nothing_and_a_rerun_works(source, tmp_path, monkeypatch, capsys, moment, name):
+    number = getattr(signal, name)
+
+    def stop() -> None:
+        signal.raise_signal(number)
+        signal.raise_signal(number)  # a second one, while it cleans up
+
+    target, handler = tmp_path / "target", signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        moment(patch, stop)
+        status, out, err = run(patch, capsys, source, target)
+    assert status == 128 + number and out == "" and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    assert signal.getsignal(number) == handler
+    assert run(monkeypatch, capsys, source, target)[0] in (0, None) and (target / "config.json").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks folders there")
+def test_a_rerun_removes_what_kill_9_left_and_not_what_another_process_writes(source, tmp_path, monkeypatch, capsys):
+    """A container gives the same process id again: what is left must be no obstacle."""
+    left = [tmp_path / f"target.unfinished-{number}" for number in (0, 1, os.getpid())]
+    for folder in left:
+        folder.mkdir()
+        (folder / "0.safetensors").write_bytes(bytes(1000))
+    (tmp_path / "target.unfinished-file").write_text("somebody's")
+    with conversion.locked(left[1]):  # by a process that lives; the lock is of the open file, not of the process
+        status, *_ = run(monkeypatch, capsys, source, tmp_path / "target")
+        assert status in (0, None)
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "source",
+            "target",
+            "target.unfinished-1",
+            "target.unfinished-file",
+        ]
