@@ -164,7 +164,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
         """Return the ids of a prompt, as vLLM's server does."""
         service.check_size(body.prompt or "", *(message.text() for message in body.messages or ()))
         if body.messages is not None:
-            encode, _ = service.dialogue_encoder(body.messages)
+            encode, _ = await service.dialogue_encoder(body.messages)
         else:
             encode = tokenizer.encode_prompt if body.add_special_tokens else tokenizer.encode_text
             encode = functools.partial(encode, body.prompt)
