@@ -228,7 +228,7 @@ def test_lora_adapter_that_peft_wrote_is_loaded(base, tmp_path, settings, layout
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda settings, weights: settings.update(peft_type="IA3"), "peft_type is IA3"),
+        (lambda settings, weights: settings.update(peft_type="IA3"), "peft_type must be LORA, got .IA3"),
         (lambda settings, weights: weights.update({"base_model.model.x.bias": torch.ones(1)}), "model.x.bias"),
         (lambda settings, weights: weights.pop(sorted(weights)[0]), "lacks base_model.model.transformer.layers.0"),
     ],
