@@ -37,6 +37,7 @@ _FORMATTING_SPELLING = re.compile("(?<=<)(?=" + "|".join(re.escape(token[1:]) fo
 
 # A mask over s tokens has s * s elements: beyond this length (64 MiB) an ordinary 0/1 mask says the same.
 LONGEST_FULL_MASK = 8192
+LONGEST_TOKEN = LONGEST_BLANK  # characters; no piece of a vocabulary is longer than its run of blanks
 
 
 class ChatGLMTokenizer(PreTrainedTokenizer):
@@ -286,7 +287,9 @@ class ChatGLMTokenizer(PreTrainedTokenizer):
         used, dropped = len(bare), len(rounds)
         while dropped and used <= budget:
             dropped -= 1
-            used += len(self.encode_text(f"\n{round_text(0, *rounds[dropped])}\n")) - line_start
+            text = f"\n{round_text(0, *rounds[dropped])}\n"
+            least = len(text) // LONGEST_TOKEN  # a round that cannot fit is not encoded
+            used += least if used + least > budget else len(self.encode_text(text)) - line_start
         # ... and the prompts themselves decide.
         while dropped < len(rounds):
             ids = self.encode_prompt(build_prompt(query, rounds[dropped:]))

@@ -17,7 +17,7 @@ from chatglm.cuda_decode import graph_bytes
 from chatglm.generation_chatglm import end_token_ids
 from chatglm.host_transfer import upload
 from chatglm.sampler import sample
-from loading.devices import free_memory, give_memory_back
+from loading.devices import free_memory
 
 from .answer import (
     Answer,
@@ -181,8 +181,6 @@ class Engine:
 
     def _await_work(self) -> bool:
         """Wait for something to do; return whether there is, and not the engine's end."""
-        if not (self.waiting or self.batch_size):
-            give_memory_back()
         with self.changed:
             while not (self.waiting or self.batch_size or self.closing):
                 self.changed.wait()

@@ -5,6 +5,7 @@ import math
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 import uvicorn
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizer
 
 from engine import Engine
 from loading.arguments import SamplingArguments
+from loading.devices import give_memory_back
 from server.arguments import ServerArguments
 from server.connections import Server, bounded_protocol, most_connections
 from server.errors import RESPONSES, add_error_handlers
@@ -23,6 +25,8 @@ from server.monitoring import Metrics, add_monitoring_routes
 from server.openai_routes import add_openai_routes
 from server.original_routes import add_original_routes
 from server.service import Service
+
+IDLE_SECONDS = 2.0  # after a burst of requests, until its memory is given back
 
 
 def build_app(
@@ -77,8 +81,7 @@ def serve(app: FastAPI, engine: Engine, arguments: ServerArguments) -> int:
         server.force_exit = server.should_exit  # the second time at once
         server.should_exit = True
 
-    gc.collect()
-    gc.freeze()  # the model and the libraries stay: a large body's many small objects are collected without them
+    be_quick_beside_others()
     # in a thread of its own, so that the signals are ours: the server itself would end with the signal's status
     thread = threading.Thread(target=server.run, name="chatglm-http")
     for name in ("SIGTERM", "SIGINT", "SIGHUP"):
@@ -90,10 +93,26 @@ def serve(app: FastAPI, engine: Engine, arguments: ServerArguments) -> int:
     if server.started:
         port = server.servers[0].sockets[0].getsockname()[1]
         print(f"http://{arguments.host}:{port}", file=sys.stderr, flush=True)
+    seen, busy_at = 0, None
     while thread.is_alive():
         thread.join(0.2)
+        total, now = server.server_state.total_requests, time.monotonic()
+        if total != seen or engine.batch_size or engine.queue_length:
+            seen, busy_at = total, now
+        elif busy_at is not None and now - busy_at > IDLE_SECONDS:
+            busy_at = None
+            gc.collect()  # requests are in cycles with their tasks
+            give_memory_back()
     engine.close()
     return 0 if server.started else 1
+
+
+def be_quick_beside_others() -> None:
+    """Set the interpreter up for a loop that must not wait long for the threads beside it."""
+    gc.collect()
+    gc.freeze()  # the model and the libraries stay: a large body's many small objects are collected without them
+    gc.set_threshold(50_000, 20, 20)
+    sys.setswitchinterval(0.001)  # seconds that another thread may hold the interpreter
 
 
 def start_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, arguments: ServerArguments) -> Engine:

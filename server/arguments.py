@@ -45,7 +45,7 @@ class ServerArguments(ServingArguments):
         Text("seconds that answers may run on after SIGTERM; 0 and up", "收到 SIGTERM 后回答可继续的秒数；0 以上"),
     )
     keep_alive: float = flag(
-        5.0,
+        75.0,
         Text(
             "seconds that a connection may be idle between requests; 0 and up; behind a proxy, more than the proxy's",
             "连接在两次请求之间可空闲的秒数；0 以上；在代理之后时，应长于代理的",

@@ -18,6 +18,7 @@ from .protocol import ApiError
 
 logger = logging.getLogger("chatglm.api")
 OPEN_PATHS = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")  # need no key
+MOST_PARTS = 1 << 16  # lists and objects in a body, brackets in texts included; each costs a parser time and memory
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in JSON, a character beyond U+FFFF is a pair of these
 
 
@@ -100,6 +101,9 @@ class Gate:
     @staticmethod
     def check_characters(body: bytes) -> None:
         """Refuse a body that is no UTF-8, or has half a character in an escape."""
+        if body.count(b"[") + body.count(b"{") > MOST_PARTS:
+            message = f"the body has more than {MOST_PARTS} lists and objects: please reduce the length"
+            raise ApiError(422, message, "too_many_parts")
         try:
             body.decode("utf-8")
             if SURROGATE.search(body):  # half of a pair by itself is no character, and no answer could repeat it

@@ -190,7 +190,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
                 raise serving.AnswerTimeoutError(f"the texts took more than {seconds:g} seconds: send fewer at once")
             requests = []
             for text in texts[start : start + window]:
-                requests.append(serving.Request(await run_in_threadpool(tokenizer.encode_prompt, text), embedding=True))
+                requests.append(serving.Request(await service.encode(tokenizer.encode_prompt, text), embedding=True))
             tokens += sum(len(one.prompt_ids) for one in requests)
             for whole in await service.collect(request, service.submit(requests), name, texts):
                 vector = np.array(whole.embedding, dtype=np.float32)

@@ -333,7 +333,7 @@ class ChatCompletionRequest(OpenAIRequest):
         }
     )
 
-    messages: Annotated[list[Message], Field(min_length=1, max_length=32768, fail_fast=True)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: whole(ge=0, le=20) | None = None

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 import engine as serving
 from chatglm import PromptTooLongError
 from chatglm.grammar import GrammarError, response_grammar, vocabulary
+from chatglm.tokenization_chatglm import LONGEST_TOKEN
 from chatglm.tools import call_grammar
 from engine import Answer, Engine, Piece
 from loading.arguments import SamplingArguments
@@ -136,6 +137,7 @@ class Service:
         self.limit = engine.model.config.max_sequence_length
         with suppress(GrammarError):  # not installed; who asks for a form is told so
             vocabulary(self.tokenizer)  # takes a second at the real size, which no request should wait for
+        self.encoding = asyncio.Semaphore(1)
 
     def keywords(self, body: TextRequest) -> dict[str, Any]:
         """Return the sampling part of an engine's request."""
@@ -145,7 +147,7 @@ class Service:
         """Submit a question of the original's protocol; also return how many of its oldest rounds did not fit."""
         limit = min(body.max_length or self.sampling.max_length, self.limit)
         self.check_size(body.prompt)
-        request, dropped = await run_in_threadpool(
+        request, dropped = await self.encode(
             serving.chat_request,
             self.tokenizer,
             body.prompt,
@@ -161,7 +163,7 @@ class Service:
     ) -> tuple[Callable[[], list[int]], str]:
         """Return a function that encodes the prompt of a dialogue, and the start of its answer, "" for none."""
         query, history, before = await run_in_threadpool(to_rounds, messages, functions)
-        self.check_size(query, before, *(text for pair in history for text in pair))
+        self.check_size(query, before, *(text for pair in history for text in pair), together=True)
 
         def encode() -> list[int]:
             ids, _ = self.tokenizer.encode_chat(query, history)
@@ -180,7 +182,7 @@ class Service:
                 raise ApiError(400, message, "invalid_value", parameter="response_format")
             forced = body.tool_choice not in (None, "auto")
             several = body.parallel_tool_calls is not False and body.named_tool is None
-            grammar = await run_in_threadpool(call_grammar, self.tokenizer, functions, forced, several)
+            grammar = await self.encode(call_grammar, self.tokenizer, functions, forced, several)
         return await self.complete(body, [encode], before=before, grammar=grammar)
 
     def encode_prompt(self, prompt: str | list[int]) -> list[int]:
@@ -212,10 +214,10 @@ class Service:
             message = f"unsupported parameter: {', '.join(names)}"
             raise ApiError(400, message, "unsupported_parameter", parameter=names[0])
         if (form := body.form()) is not None:
-            more["grammar"] = await run_in_threadpool(response_grammar, self.tokenizer, form)
+            more["grammar"] = await self.encode(response_grammar, self.tokenizer, form)
         max_tokens, requests = body.limit() or self.sampling.max_new_tokens, []
         for encode in prompts:
-            ids = await run_in_threadpool(encode)
+            ids = await self.encode(encode)
             if len(ids) >= self.limit:
                 raise PromptTooLongError(len(ids), self.limit)
             limit = max_tokens or max(1, self.sampling.max_length - len(ids))
@@ -228,6 +230,14 @@ class Service:
                     request.seed += len(requests)  # several answers, each with numbers of its own
                 requests.append(request)
         return self.submit(requests)
+
+    async def encode(self, function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        """Run a function that computes with the tokenizer in a thread, one at a time.
+
+        Many threads that compute would keep the event loop from its turn.
+        """
+        async with self.encoding:
+            return await run_in_threadpool(function, *arguments, **keywords)
 
     def submit(self, requests: list[serving.Request]) -> list[Answer]:
         """Submit requests together; refuse more than this server could ever take."""
@@ -273,10 +283,16 @@ class Service:
                 404, f"The model `{body.model}` does not exist; this server has `{served}`", "model_not_found"
             )
 
-    def check_size(self, *texts: str) -> None:
-        """Refuse texts that are certainly too long without encoding them: no token is longer than 80 characters."""
-        if any(len(text) > 80 * self.limit for text in texts):
-            shortest = max(len(text) for text in texts) // 80
+    def check_size(self, *texts: str, together: bool = False) -> None:
+        """Refuse texts that are certainly too long without encoding them; a token has 80 characters at most.
+
+        Args:
+            texts: each a prompt, or the parts of one.
+            together: they are parts of one prompt; each has then a token at least, for what stands between them.
+        """
+        lengths = [len(text) // LONGEST_TOKEN for text in texts]
+        shortest = max(sum(map(len, texts)) // LONGEST_TOKEN, len(texts)) if together else max(lengths, default=0)
+        if shortest >= self.limit:
             raise PromptTooLongError(shortest, self.limit)
 
     def ignored_header(self, name: str, body: OpenAIRequest | EmbeddingRequest) -> dict[str, str]:

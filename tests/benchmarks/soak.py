@@ -3,10 +3,12 @@
     python -m tests.benchmarks.soak                    starts `python api.py` with the embedded checkpoint
     python -m tests.benchmarks.soak --seconds 60 --clients 16
 
-The clients chat and stream over all routes, leave in the middle of an answer or before it begins, and send garbage.
+The clients chat and stream over all routes, leave in the middle of an answer or before it begins, send garbage and
+histories of a megabyte, do not read what they asked for, and keep connections idle. With --restarts the server is
+ended by SIGTERM under load and started again; with --log-bytes its log meets a full disk after so many.
 Greedy answers are compared with those that the prompts got alone before; what a client reads before it leaves must be
 how its own answer begins. The exit status is 1 if there was a 5xx other than 503 and 504, an answer lost or mixed up,
-memory that grew from minute 2 to the end, or a place not free at the end.
+memory or file descriptors that grew from minute 2 to the end, or a place not free at the end.
 """
 
 from __future__ import annotations
@@ -65,6 +67,8 @@ class Clients:
         self.done: collections.Counter[str] = collections.Counter()
         self.statuses: collections.Counter[int] = collections.Counter()
         self.wrong: list[str] = []
+        self.restarting = False  # then connections may fail
+        self.waits: list[float] = []  # seconds that /health took
 
     async def learn(self, count: int) -> None:
         """Ask some questions one after another, for the answers that they get alone."""
@@ -156,6 +160,38 @@ class Clients:
         answer = await self.http.post(path, content=content)
         self.accept(answer.status_code, 400, 404, 413, 422)
 
+    async def send_much(self, question: str) -> None:
+        """Send a history far longer than what fits, which leaves the answer as it is."""
+        rounds = self.dice.choice([[["a" * 900_000, "b"]], [["好" * 200, "b" * 100]] * 1000, [["a", "b" * 160_000]]])
+        body = self.original(question) | {"history": rounds, "stream": self.dice.random() < 0.3}
+        answer = await self.http.post("/", json=body)
+        self.accept(answer.status_code)
+
+    async def read_slowly(self, question: str) -> None:
+        """Ask for a stream on a bare connection, read nothing for a while, and go."""
+        host, port = self.http.base_url.host, self.http.base_url.port
+        try:
+            reader, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            if not self.restarting:
+                raise
+            return
+        content = json.dumps(self.original(question)).encode()
+        head = f"POST /stream HTTP/1.1\r\nHost: a\r\nContent-Length: {len(content)}\r\n\r\n"
+        whole = head.encode() + content
+        writer.write(whole[: self.dice.choice([0, 10, len(head), len(whole)])])  # idle, half a header, no body, all
+        await asyncio.sleep(self.dice.random() * 3)
+        writer.transport.abort()
+
+    async def watch_health(self, end: float) -> None:
+        """Ask ten times a second whether the server is well, and note how long that takes."""
+        while time.monotonic() < end:
+            start = time.monotonic()
+            with contextlib.suppress(httpx.HTTPError):
+                if (await self.http.get("/health")).status_code == 200:
+                    self.waits.append(time.monotonic() - start)
+            await asyncio.sleep(0.1)
+
     async def embed(self, question: str) -> None:
         """Ask for a vector, which is the same each time."""
         answer = await self.http.post("/v1/embeddings", json={"input": question})
@@ -173,6 +209,8 @@ class Clients:
             (self.leave, 3),
             (self.send_garbage, 2),
             (self.embed, 1),
+            (self.send_much, 1),
+            (self.read_slowly, 1),
         ]
         questions = list(self.expected)
         while time.monotonic() < end:
@@ -180,26 +218,84 @@ class Clients:
             try:
                 await act(self.dice.choice(questions))
             except httpx.HTTPError as error:
+                if self.restarting:
+                    await asyncio.sleep(0.5)
+                    continue
                 self.wrong.append(f"{act.__name__}: {type(error).__name__}: {error}")
             self.done[act.__name__] += 1
             await asyncio.sleep(self.dice.random() / 20)
 
 
-async def soak(address: str, process: psutil.Process, arguments: argparse.Namespace) -> list[str]:
+class ServerUnderTest:
+    """`python api.py`, which can be ended and started again at the same address.
+
+    Args:
+        flags: of the server.
+        log_bytes: size that its log may reach, as on a full disk; 0 for any.
+    """
+
+    def __init__(self, flags: Sequence[str], log_bytes: int = 0) -> None:
+        self.flags, self.log_bytes, self.port = list(flags), log_bytes, 0
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115  (closed by `close`)
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it serves."""
+        command = [sys.executable, str(ROOT / "api.py"), "--port", str(self.port), *self.flags]
+        self.log.seek(0)
+        self.log.truncate()
+        self.process = subprocess.Popen(command, stderr=self.log, cwd=ROOT, env=os.environ)
+        self.address = wait_for_address(self.process, self.log)
+        self.port = int(self.address.rpartition(":")[2])
+        self.watched = psutil.Process(self.process.pid)
+        if self.log_bytes:  # what is longer is refused, as by a full disk
+            self.watched.rlimit(psutil.RLIMIT_FSIZE, (self.log_bytes, self.log_bytes))
+
+    def stop(self) -> list[str]:
+        """End it as a supervisor does; return what was wrong."""
+        self.process.terminate()
+        status = self.process.wait(timeout=90)
+        wrong = [f"the server's exit status is {status}"] if status else []
+        self.log.seek(0)
+        if "Traceback" in (said := self.log.read()):
+            wrong.append(said[said.index("Traceback") :][:3000])
+        return wrong
+
+    def close(self) -> None:
+        """End it by force, if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+
+async def soak(server: ServerUnderTest, arguments: argparse.Namespace) -> list[str]:
     """Run the clients and print a summary; return what was wrong."""
+    address = server.address
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=arguments.clients)
     async with httpx.AsyncClient(base_url=address, timeout=300, limits=limits, trust_env=False) as http:
         clients = Clients(http, arguments.tokens, arguments.seed)
         await clients.learn(arguments.questions)
         start = time.monotonic()
-        end, memory = start + arguments.seconds, []
+        end, memory, files = start + arguments.seconds, [], []
 
         async def watch_memory() -> None:
             while time.monotonic() < end:
-                memory.append((time.monotonic() - start, process.memory_info().rss))
+                with contextlib.suppress(psutil.Error):
+                    memory.append((time.monotonic() - start, server.watched.memory_info().rss))
+                    files.append((time.monotonic() - start, server.watched.num_fds()))
                 await asyncio.sleep(min(1.0, arguments.seconds / 20))
 
-        await asyncio.gather(watch_memory(), *(clients.live(end) for _ in range(arguments.clients)))
+        async def restart() -> None:
+            for _ in range(arguments.restarts):
+                await asyncio.sleep(arguments.seconds / (arguments.restarts + 1))
+                clients.restarting = True
+                clients.wrong += await asyncio.to_thread(server.stop)
+                await asyncio.to_thread(server.start)
+                await asyncio.sleep(2)  # for connections of the old one to be noticed
+                clients.restarting = False
+
+        living = [clients.live(end) for _ in range(arguments.clients)]
+        await asyncio.gather(watch_memory(), clients.watch_health(end), restart(), *living)
         health = {"running": None}
         for _ in range(200):
             health = (await http.get("/health")).json()
@@ -217,11 +313,20 @@ async def soak(address: str, process: psutil.Process, arguments: argparse.Namesp
     growth = (max(late) - max(early or late)) / 2**20
     if growth > arguments.growth:
         wrong.append(f"memory grew by {growth:.0f} MiB (at most {arguments.growth:g})")
+    early_files = [count for moment, count in files if warm <= moment <= warm + arguments.seconds / 10]
+    late_files = [count for _, count in files[-max(1, len(files) // 10) :]]
+    if max(late_files) > max(early_files or late_files) + arguments.clients:
+        wrong.append(f"file descriptors grew from {max(early_files)} to {max(late_files)}")
+    waits = sorted(clients.waits)
+    health_times = [1000 * waits[int(share * (len(waits) - 1))] for share in (0.5, 0.99, 1)]
     print(f"| soak | {arguments.clients} clients, {arguments.seconds:g} s |\n|---|---|")
     print(f"| done | {', '.join(f'{count} {name}' for name, count in sorted(clients.done.items()))} |")
     print(f"| statuses | {', '.join(f'{count} × {status}' for status, count in sorted(clients.statuses.items()))} |")
     print(f"| 5xx by the server's count | {failures or 'none'} |")
     print(f"| memory at {warm:.0f} s and at the end, MiB | {max(early or late) >> 20}, {max(late) >> 20} |")
+    print(f"| file descriptors then | {max(early_files or late_files)}, {max(late_files)} |")
+    print(f"| /health, median, 99 %, longest, ms | {', '.join(f'{value:.0f}' for value in health_times)} |")
+    print(f"| restarts under load | {arguments.restarts} |")
     print(f"| places taken at the end | {health['running']} running, {health['waiting']} waiting |")
     print(f"| wrong | {len(wrong) or 'nothing'} |")
     return wrong
@@ -245,24 +350,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=56, help="different questions (56)")
     parser.add_argument("--tokens", type=int, default=40, help="limit of an answer (40)")
     parser.add_argument("--growth", type=float, default=32, help="memory that may be added after minute 2, MiB (32)")
+    parser.add_argument("--restarts", type=int, default=0, help="times that the server is ended and started (0)")
+    parser.add_argument("--log-bytes", type=int, default=0, help="of log that fit on the disk; 0 for any (0)")
     parser.add_argument("--seed", type=int, default=0, help="of the clients' choices (0)")
     arguments = parser.parse_args(words)
-    command = [sys.executable, str(ROOT / "api.py"), "--port", "0"]
-    command += ["--model", arguments.model] if arguments.model else []
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stderr=log, cwd=ROOT, env=os.environ)
-        try:
-            address = wait_for_address(process, log)
-            wrong = asyncio.run(soak(address, psutil.Process(process.pid), arguments))
-            process.terminate()
-            if status := process.wait(timeout=60):
-                wrong.append(f"the server's exit status is {status}")
-            log.seek(0)
-            if "Traceback" in (said := log.read()):
-                wrong.append(said[said.index("Traceback") :][:3000])
-        finally:
-            process.kill()
-            process.wait()
+    server = ServerUnderTest(["--model", arguments.model] if arguments.model else [], arguments.log_bytes)
+    try:
+        wrong = asyncio.run(soak(server, arguments))
+        wrong += server.stop()
+    finally:
+        server.close()
     for text in wrong[:20]:
         print(text, file=sys.stderr)
     return 1 if wrong else 0
