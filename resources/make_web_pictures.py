@@ -1,6 +1,6 @@
 """Make the pictures of the web page from real chats: resources/web-demo.png and .gif, and those of examples/.
 
-In Chinese; the examples also in English, in examples/en/.
+In Chinese; the examples also in English, in examples/en/ (all but the e-mail, which README shows in Chinese).
 
     python resources/make_web_pictures.py                    asks the embedded checkpoint
     python resources/make_web_pictures.py --model PATH       asks another one
