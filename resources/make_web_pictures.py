@@ -1,6 +1,6 @@
 """Make the pictures of the web page from real chats: resources/web-demo.png and .gif, and those of examples/.
 
-In Chinese; the examples also in English, in examples/en/.
+In Chinese; the examples also in English, in examples/en/ (all but the e-mail, which README shows in Chinese).
 
     python resources/make_web_pictures.py                    asks the embedded checkpoint
     python resources/make_web_pictures.py --model PATH       asks another one
@@ -76,11 +76,11 @@ class Program:
 
 def ask(page: Page, question: str) -> None:
     """Ask a question, and wait for the end of its answer."""
-    box, answers = page.locator("#question textarea"), page.locator("#chat .bot .md")
-    before = answers.count()
+    box, ended = page.locator("#question textarea"), page.locator("#chat .notes:not(:empty)")  # counts below answers
+    before = ended.count()
     box.fill(question)
     box.press("Enter")
-    expect(answers).to_have_count(before + 1)
+    expect(ended).to_have_count(before + 1)
     expect(page.locator("#question .submit-button")).to_be_visible()
 
 
