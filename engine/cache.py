@@ -63,15 +63,16 @@ class BatchCache(ChatGLMCache):
 
     Args:
         limit: bytes that the buffers should not exceed, None for any number; see `has_room`.
+        expected_length: see the base class.
 
     Attributes:
         row_lengths: tokens of each row, P-Tuning prefix included.
         context_lengths, mask_positions: of each row's prompt, as in `PromptLayout`.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, expected_length: int | None = None) -> None:
         super().__init__()
-        self.limit = limit
+        self.limit, self.expected_length = limit, expected_length
         self.layout = RowsLayout(weakref.proxy(self))
         self.row_lengths: list[int] = []
         self.context_lengths: list[int] = []
@@ -182,7 +183,10 @@ class BatchCache(ChatGLMCache):
         if rows <= held_rows and length <= held:
             return
         capacity_rows = held_rows if rows <= held_rows else max(rows, 2 * held_rows)
-        capacity = held if length <= held else grown_capacity(length, held, self.keys[0].device, capacity_rows)
+        capacity = held
+        if length > held:
+            expected = self.expected_length and self.expected_length + self.prefix_length
+            capacity = grown_capacity(length, held, self.keys[0].device, max(2, capacity_rows), expected)
         if not self._fits(capacity_rows, capacity):
             capacity_rows, capacity = rows, whole_steps(length)
         kept_rows, kept = min(held_rows, capacity_rows), min(held, capacity)

@@ -84,7 +84,7 @@ class Engine:
             graphs = graph_bytes(model, max_batch_size) if model.device.type == "cuda" else 0
             cache_bytes = max(0, int(FREE_SHARE * (free_memory(model) - graphs)))
         self.cache_bytes = cache_bytes
-        self.cache = BatchCache(self.cache_bytes)
+        self.cache = self._empty_cache()
         self.preempted: collections.deque[tuple[Row, Preempted]] = collections.deque()  # in the order they began in
         self.prompts = PromptCache(prompt_cache_bytes)
         self.step_seconds = SHORTEST_SLICE
@@ -349,6 +349,9 @@ class Engine:
                 self._put(answer, piece)
         return finish_reason is not None
 
+    def _empty_cache(self) -> BatchCache:
+        return BatchCache(self.cache_bytes, self.model.config.max_sequence_length)
+
     def _remove(self, index: int) -> None:
         self.cache.remove_row(index)
         self.rows[index] = self.rows[-1]
@@ -359,7 +362,7 @@ class Engine:
 
         Damaged is what neither waits nor was preempted: what raised may have been about to put it into a list.
         """
-        self.rows, self.reading, self.cache = [], None, BatchCache(self.cache_bytes)
+        self.rows, self.reading, self.cache = [], None, self._empty_cache()
         self.preempted = collections.deque(pair for pair in self.preempted if pair[0].answer in self.open)
         with self.changed:
             sound = {*self.waiting, *(row.answer for row, _ in self.preempted)}

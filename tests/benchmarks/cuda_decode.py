@@ -125,6 +125,7 @@ def read_rows(model: ChatGLMForConditionalGeneration, context: int, rows: int) -
     """Return a cache of so many rows, each with the same prompt of `context` tokens, which is read once."""
     prompt = random_prompt(model.config, context, model.device)
     cache = ChatGLMCache()
+    cache.expected_length = context + 256  # decoded behind it
     model(prompt, cache=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(rows)
     return cache

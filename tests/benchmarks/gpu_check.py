@@ -1,6 +1,6 @@
 """Check and measure everything that needs a GPU, in one command of at most nine minutes on an H100 or H200.
 
-    python -m tests.benchmarks.gpu_check                              # FP16, INT8, INT4; 45 GB of GPU memory
+    python -m tests.benchmarks.gpu_check                              # FP16, INT8, INT4; an 80 GB GPU for 32 rows
     python -m tests.benchmarks.gpu_check --bits 4 --batches 1         # a small GPU
     python -m tests.benchmarks.gpu_check --device cpu --num-layers 1  # dry run: small widths, nothing is judged
 
