@@ -69,6 +69,12 @@ def bounded_protocol(client_seconds: float, most: int) -> type[H11Protocol]:
             elif self.deadline is None:
                 self.deadline = self.loop.call_later(client_seconds, self.transport.abort)
 
+        def on_response_complete(self) -> None:  # noqa: D102
+            super().on_response_complete()
+            waiting = self.cycle.response_complete and self.conn.trailing_data[0]  # for the rest of another header
+            if waiting and self.deadline is None:
+                self.deadline = self.loop.call_later(client_seconds, self.transport.abort)
+
         def pause_writing(self) -> None:  # noqa: D102
             super().pause_writing()
             if self.reading_deadline is None:

@@ -43,7 +43,7 @@ def make_app() -> FastAPI:
 @contextlib.contextmanager
 def listening(app, **options) -> Iterator[tuple[str, int]]:
     """Serve an application from a thread, with short limits; give its address."""
-    options = {"http": bounded_protocol(WAITING, 20), "timeout_keep_alive": 30, "log_level": "error"} | options
+    options = {"http": bounded_protocol(WAITING, 20), "timeout_keep_alive": 3, "log_level": "error"} | options
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         server = Server(uvicorn.Config(app, lifespan="off", ws="none", log_config=None, **options))
