@@ -17,7 +17,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
 from chatglm import SYSTEM_REPLY
-from chatglm.sampling import MAX_LENGTH, TEMPERATURE, TOP_P
 from engine import Answer, Engine
 from loading.arguments import SamplingArguments
 
@@ -358,9 +357,9 @@ class Page:
         self,
         message: str,
         history: list[list[str]] | None = None,
-        max_length: int = MAX_LENGTH,
-        top_p: float = TOP_P,
-        temperature: float = TEMPERATURE,
+        max_length: int = SamplingArguments.max_length,
+        top_p: float = SamplingArguments.top_p,
+        temperature: float = SamplingArguments.temperature,
     ) -> AsyncIterator[str]:
         """Answer a message that follows the rounds of history, [[question, answer], …]; yields the answer so far."""
         try:
