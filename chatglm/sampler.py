@@ -165,7 +165,8 @@ def sample(
         chosen = [samplers[wanted[position]] for position in sampled]
         numbers = torch.tensor([sampler.random.random() for sampler in chosen], dtype=torch.float64)[:, None]
         top_p = torch.tensor([sampler.sampling.top_p for sampler in chosen], dtype=torch.float64)[:, None]
-        top_k = torch.tensor([sampler.sampling.top_k or logits.shape[-1] for sampler in chosen])[:, None]
+        size = logits.shape[-1]
+        top_k = torch.tensor([min(sampler.sampling.top_k or size, size) for sampler in chosen])[:, None]
         ids, covered = sample_candidates(*(part[sampled] for part in candidates), top_k, top_p, numbers)
         for number, position in enumerate(sampled):
             if not covered[number]:

@@ -297,7 +297,7 @@ class Service:
 
     def ignored_header(self, name: str, body: OpenAIRequest | EmbeddingRequest) -> dict[str, str]:
         """Return the header that names the parameters which were ignored, and log them."""
-        if not (names := [quote(one[:64]) for one in ignored(body)[:16]]):
+        if not (names := [quote(one[:64] or '""') for one in ignored(body)[:16]]):
             return {}
         logger.warning("%s: ignored unknown parameters: %s", name, ", ".join(names))
         return {"X-Ignored-Parameters": ", ".join(names)}

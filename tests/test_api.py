@@ -397,10 +397,12 @@ def test_what_old_clients_send_is_understood(servers):
 
 
 def test_unknown_parameters_are_named_or_refused(server, servers, caplog):
-    body = {"temprature": 1, "行\n": [1], "min_p": 0.1, "messages": USER, "max_tokens": 1}
+    body = {"temprature": 1, "行\n": [1], "": 1, "min_p": 0.1, "messages": USER, "max_tokens": 1}
     for more in ({}, {"stream": True}):
         answer = server.post(CHAT, body | more)
-        assert answer.status_code == 200 and answer.headers["x-ignored-parameters"] == "temprature, %E8%A1%8C%0A"
+        assert (
+            answer.status_code == 200 and answer.headers["x-ignored-parameters"] == "temprature, %E8%A1%8C%0A, %22%22"
+        )
     assert "ignored unknown parameters: temprature" in caplog.text
     strict = servers({"strict_parameters": True})
     error = strict.post(CHAT, body).json()["error"]

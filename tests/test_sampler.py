@@ -82,6 +82,16 @@ def test_min_p_has_vllms_distribution(temperature, top_k, top_p, min_p):
     assert np.abs(frequencies - expected).max() < 0.025 and (frequencies[expected == 0] == 0).all()
 
 
+def test_sample_takes_any_top_k():
+    """A number beyond 64 bits, as JSON may have, is no limit as well."""
+    logits = torch.randn(2, 12, generator=torch.Generator().manual_seed(1))
+    found = [
+        sample(logits.clone(), [Sampler(Sampling(top_k=top_k, seed=seed)) for seed in range(2)])
+        for top_k in (0, 12, 10**30)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
