@@ -367,7 +367,8 @@
     document.addEventListener("keydown", (event) => {
         if (event.isComposing) return;
         if (event.key === "Escape") {
-            const cancel = find("#chat textarea") && find("#chat .message-buttons button:last-of-type");
+            const edited = find("#chat textarea")?.closest(".message-row");
+            const cancel = edited?.nextElementSibling?.querySelector("button:last-of-type");
             if (running) finish();
             else if (cancel) cancel.click();
             if (running || cancel) box().focus();

@@ -421,9 +421,12 @@ def test_list_of_chats(visit):
 
 def test_keys_and_focus(visit, site):
     """Escape stops, the arrow up edits the last question, and the box has the focus after an answer."""
-    person, site.engine.seconds = visit(), 0.05
+    person = visit()
+    person.ask("first")
+    person.shows("first", "answer 0 to first")
+    site.engine.seconds = 0.05
     person.ask("long")
-    expect(person.page.locator("#chat .bot .md")).to_contain_text("abcdefghij")
+    expect(person.page.locator("#chat .bot .md").last).to_contain_text("abcdefghij")
     person.page.keyboard.press("Escape")
     expect(person.page.locator("#question .submit-button")).to_be_visible()
     expect(person.box).to_be_focused()
