@@ -212,7 +212,6 @@ def foreign_tokens(tokenizer: ChatGLMTokenizer, language: str) -> Tensor:
     Args:
         tokenizer: the model's.
         language: "en" has no tokens with Chinese characters, "zh" none with Latin letters.
-
     """
     special_ids = set(tokenizer.all_special_ids)
     tokens = tokenizer.convert_ids_to_tokens(list(range(tokenizer.vocab_size)))

@@ -67,8 +67,16 @@ def serve(address: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the watchers
     gc.freeze()  # else each fork would look through, and so copy, all that is there
     os.write(1, b"ready\n")
+    listener.settimeout(5)
+    parent = os.getppid()
     while True:
-        connection, _ = listener.accept()
+        try:
+            connection, _ = listener.accept()
+        except TimeoutError:
+            if os.getppid() != parent:  # killed, so that it could not end this process
+                os._exit(0)
+            continue
+        connection.settimeout(None)
         if os.fork() == 0:
             listener.close()
             return watch(connection)
