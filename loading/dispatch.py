@@ -73,13 +73,15 @@ def read_device_map(file: Path) -> dict[str, Place]:
     device_map = read_json(file)
     for part, place in device_map.items():
         if isinstance(place, bool) or not isinstance(place, int | str):
-            raise LoadError(f'{file}: {part} must be on a GPU\'s number, "cpu" or "disk", got {json.dumps(place)}')
+            raise LoadError(
+                f'{file}: {part!r:.80} must be on a GPU\'s number, "cpu" or "disk", got {json.dumps(place)}'
+            )
         if place != "disk":
             try:
                 torch_device(place)
             except (RuntimeError, ValueError, OverflowError) as error:
                 raise LoadError(
-                    f"{file}: {part:.80} must be on a GPU's number, cpu or disk, got {place!r:.80}"
+                    f"{file}: {part!r:.80} must be on a GPU's number, cpu or disk, got {place!r:.80}"
                 ) from error
     return device_map
 

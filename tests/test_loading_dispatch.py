@@ -347,7 +347,7 @@ def test_device_map_file(folders, tmp_path, capsys):
     model, _ = load_model_and_tokenizer(ModelArguments(str(folders["int4"]), device_map=str(file)))
     assert "int4: 4 bits, float32 on cpu (1 layer), disk (1 layer)" in capsys.readouterr().err
     for content, message in (
-        ({"": "gpu"}, "must be on a GPU's number, cpu or disk, got gpu"),
+        ({"": "gpu"}, "must be on a GPU's number, cpu or disk, got 'gpu'"),
         ({"": None}, "got null"),
         ({"": 1}, "2 NVIDIA GPUs are asked for, and PyTorch .* finds 0"),
         ({"lm_head": "cpu"}, "transformer"),

@@ -463,7 +463,7 @@ def test_first_release_layout(random_model):
         ({"hidden_size": 36, "num_attention_heads": 2}, "multiple of 4 \\* num_attention_heads"),
         ({"quantization_bit": 3}, "quantization_bit must be 0, 4 or 8, got 3"),
         ({"position_encoding_2d": False}, "position_encoding_2d must be true"),
-        ({"pre_seq_len": 0}, "pre_seq_len must be at least 1"),
+        ({"pre_seq_len": 0}, "pre_seq_len must be a whole number from 1 to 4096, got 0"),
     ],
 )
 def test_config_refuses_what_no_model_has(arguments, message):
@@ -711,7 +711,7 @@ class Replay(ChatGLMForConditionalGeneration):
         return self
 
     def forward(self, input_ids, attention_mask=None, use_cache=None, cache=None, logits_to_keep=0):
-        if cache is None:
+        if not isinstance(cache, itertools.count):
             self.prompts.append(input_ids[0].tolist())
             cache = itertools.count()
         logits = torch.zeros(1, 1, self.config.vocab_size)

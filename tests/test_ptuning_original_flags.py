@@ -27,7 +27,8 @@ def test_flags_of_the_original_that_decide_nothing_say_why(tmp_path, capsys):
 
 
 def test_flags_that_the_library_dropped_are_translated(tmp_path, monkeypatch):
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")  # so that it is as before afterwards
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR")
     words = "--warmup_ratio 0.1 --group_by_length --logging_dir logs --evaluation_strategy steps --eval_steps 5"
     _, _, training = parse(tmp_path, *words.split())
     assert training.warmup_steps == 0.1 and training.train_sampling_strategy == "group_by_length"

@@ -110,6 +110,7 @@ def watch(connection: socket.socket) -> None:
 def begin(wanted: dict, streams: list[int]) -> None:
     """Become the process that is wanted, but for running its code."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and hand that down
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
