@@ -44,7 +44,7 @@ CHATS = '<input type="search"><ul></ul><input type="file" hidden>'
 FOLDER = Path(__file__).resolve().parent
 
 
-class Asking:
+class RunningQuestion:
     """A question of a browser tab on its way to its answer."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class Page:
     def __init__(self, engine: Engine, sampling: SamplingArguments, lang: str) -> None:
         self.engine, self.sampling, self.lang = engine, sampling, lang
         self.limit = engine.model.config.max_sequence_length
-        self.asking: dict[str, Asking] = {}  # by browser tab
+        self.asking: dict[str, RunningQuestion] = {}  # by browser tab
         self.draw()
 
     def draw(self) -> None:
@@ -270,7 +270,7 @@ class Page:
         if tab in self.asking or not isinstance(view, dict) or not query.strip():
             yield gr.skip()
             return
-        asking = self.asking[tab] = Asking()
+        asking = self.asking[tab] = RunningQuestion()
         turn = {"id": view.get("id"), "question": query, "answer": "", "state": "running"}
         notes, shown, history, kept = [], [], [], 0.0
         try:

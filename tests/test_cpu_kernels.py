@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 from chatglm import cpu_kernels, kernel_cache
 from chatglm.quantization import QuantizedLinear, dequantize_weight, input_gradient_reference, quantize_weight
@@ -396,7 +397,7 @@ def product():
     return quantization.quantized_linear(torch.ones(2, 64), packed, weight_scale, 4)
 """
     variables = {**os.environ, **environment}
-    command = [sys.executable, "-c", start + code, str(ROOT)]
+    command = [*warm.python(), "-c", start + code, str(ROOT)]
     return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
