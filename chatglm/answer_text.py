@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .grammar import Grammar
-    from .tokenization_chatglm import ChatGLMTokenizer
+if TYPE_CHECKING:  # not `from .name`: transformers 5.8 looks for the files named so, uncopied
+    from . import grammar as grammars
+    from . import tokenization_chatglm
 
 WORD_START = "▁"
 REPLACEMENT_CHARACTER = "\ufffd"
@@ -29,7 +29,7 @@ class IncrementalDecoder:
         started: whether the ids go on from a text, so that a space at their start counts.
     """
 
-    def __init__(self, tokenizer: ChatGLMTokenizer, started: bool = False) -> None:
+    def __init__(self, tokenizer: tokenization_chatglm.ChatGLMTokenizer, started: bool = False) -> None:
         self._tokenizer = tokenizer
         self._bytes = b""
         self._started = started
@@ -164,12 +164,12 @@ class AnswerText:
 
     def __init__(
         self,
-        tokenizer: ChatGLMTokenizer,
+        tokenizer: tokenization_chatglm.ChatGLMTokenizer,
         map_punctuation: bool = True,
         stop: Sequence[str] = (),
         min_tokens: int = 0,
         before: str = "",
-        grammar: Grammar | None = None,
+        grammar: grammars.Grammar | None = None,
     ) -> None:
         self.special_ids = set(tokenizer.all_special_ids)
         self.grammar, self.exact = grammar, None if grammar else False  # None: the text's start will say
