@@ -44,7 +44,7 @@ def test_soak_notices_a_wrong_answer():
 
 
 def test_comparison_with_the_originals_way(folder, capsys):
-    words = ["--models", folder, "--clients", "2", "--tokens", "4", "--seconds", "6", "--prompt-tokens", "200"]
+    words = ["--models", folder, "--clients", "2", "--tokens", "4", "--seconds", "3", "--prompt-tokens", "200"]
     assert benchmark.main(words) == 0
     shown = capsys.readouterr().out
     assert re.search(r"^\| 2 \| original \| [\d.]+ \|", shown, re.M) and "2 clients: " in shown

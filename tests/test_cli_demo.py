@@ -136,11 +136,11 @@ def test_ask_drops_the_rounds_that_the_model_dropped_and_says_so_once(capsys):
 
 
 def test_ask_over_many_rounds_stays_within_the_limit(small, capsys):
-    """200 rounds neither fail nor let the history grow: what the model cannot read is not kept."""
+    """60 rounds neither fail nor let the history grow: what the model cannot read is not kept."""
     model, tokenizer, _ = small
     chat = chat_with(model, tokenizer, max_length=120, max_new_tokens=4, temperature=0)
     longest = 0
-    for number in range(200):
+    for number in range(60):
         chat.ask(f"今天天气很好 {number}")
         longest = max(longest, len(chat.history))
         assert chat.history[-1][0] == f"今天天气很好 {number}"

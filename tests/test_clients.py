@@ -290,7 +290,7 @@ def test_the_servers_own_description_holds(address, no_proxy):
 
         @hypothesis.given(case=operation.as_strategy())
         @hypothesis.settings(
-            max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
+            max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
         )
         def check(case) -> None:
             limit = {"/": "max_new_tokens", "/stream": "max_new_tokens"}.get(case.path, "max_tokens")
