@@ -5,6 +5,7 @@ model_arguments.announce()  # refuses a wrong path, and says that loading begins
 from loading.load import load_model_and_tokenizer  # imports PyTorch, which takes seconds
 """
 
+import errno
 import importlib.util
 import io
 import os
@@ -26,6 +27,7 @@ MODEL_FOLDER = Path(__file__).resolve().parent.parent / "chatglm"
 EMBEDDED_CHECKPOINT = str(MODEL_FOLDER)
 CALIBRATION_TOKENS = 32768  # of sample dialogues together, by default
 DTYPE_NAMES = ("float16", "bfloat16", "float32")
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE)  # a full disk, a reader that has gone
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]i?)B", re.I)  # of memory
 
 
@@ -322,19 +324,55 @@ class ServingArguments:
             ) from error
 
 
+class Notices(io.TextIOWrapper):
+    """Standard error of a program that goes on where its notices cannot be kept, as on a full disk."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+
+
 def run_main(main: Callable[[], int | None]) -> NoReturn:
     """Run a script's `main` on UTF-8 streams and exit with what it returns; a LoadError is one message and status 2."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
+    if type(sys.stderr) is io.TextIOWrapper:
+        sys.stderr = Notices(sys.stderr.detach(), encoding="utf-8", errors="replace", line_buffering=True)
     try:
         status = main()
+        sys.stdout.flush()  # what is still buffered may not be writable
     except LoadError as error:
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         status = 130  # as shells report a program that Ctrl-C ended
-    except BrokenPipeError:  # the reader has gone: send what is still buffered nowhere, so that exiting does not fail
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        discard_output()
+        if not isinstance(error, BrokenPipeError):
+            print(f"{Path(sys.argv[0]).name}: error: what it writes cannot be kept: {error.strerror}", file=sys.stderr)
         status = 1
     sys.exit(status)
+
+
+def discard_output() -> None:
+    """Send what is still buffered nowhere, so that exiting does not fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import io
 import json
@@ -118,6 +119,12 @@ def test_chat_keywords_are_understood_by_the_model(folder):
     [
         (LoadError("no weights.\nDownload them"), 2, "script.py: error: no weights.\nDownload them\n"),
         (KeyboardInterrupt(), 130, ""),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            1,
+            "script.py: error: what it writes cannot be kept: No space left on device\n",
+        ),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
     ],
 )
 def test_run_main_ends_by_the_error(monkeypatch, capsys, raised, status, message):
@@ -128,6 +135,15 @@ def test_run_main_ends_by_the_error(monkeypatch, capsys, raised, status, message
     with pytest.raises(SystemExit) as ended:
         run_main(main)
     assert (ended.value.code, capsys.readouterr().err) == (status, message)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_run_main_says_that_a_full_disk_keeps_nothing(monkeypatch, capsys):
+    with open("/dev/full", "w", encoding="utf-8") as full, pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr(sys, "stdout", full)
+        run_main(lambda: print("an answer"))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.endswith(": error: what it writes cannot be kept: No space left on device\n")
 
 
 def test_run_main_returns_mains_status_and_shows_other_errors():
