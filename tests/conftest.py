@@ -10,6 +10,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+LONGEST = ("test_web_demo.py", "test_web_demo2.py", "test_cli_demo.py", "test_package.py")  # a minute and more each
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # test processes side by side share the cores, and so do those they start
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
@@ -24,8 +25,15 @@ def pytest_configure():
     deprecations.watch()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One process more than cores: browsers, servers and terminals are waited for."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
-    """Skip the tests marked `cuda` where there is no CUDA device."""
+    """Begin with the files that take longest; skip the tests marked `cuda` where there is no CUDA device."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
