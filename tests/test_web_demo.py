@@ -199,9 +199,8 @@ def test_retry_undo_and_edit(visit, site):
     person.ask("*second*")
     chat = ("first", "answer 0 to first", "*second*", "answer 1 to *second*")
     person.shows("first", "answer 0 to first", "*second*", "answer 1 to second")  # in italics
-    before = len(site.engine.requests)
     person.click("Retry")
-    wait_until(lambda: len(site.engine.requests) == before + 1)
+    expect(person.page.locator("#chat .notes").last).to_contain_text("2/2")  # until then what is shown is the old one
     person.shows(*chat[:3], "answer 1 to second")
     assert site.engine.requests[-1].prompt_ids == site.engine.requests[-2].prompt_ids
     person.click("Undo")
@@ -250,22 +249,20 @@ def test_examples_are_asked_in_the_browsers_language(visit):
 def test_sliders_take_effect(visit, site):
     person = visit()
     person.page.locator("#settings .toggle-button").click()
-    for name, default, value in (
-        ("max_length", 2048, 300),
-        ("top_p", 0.7, 0.5),
-        ("temperature", 0.95, 0),
-        ("top_k", 50, 7),
-        ("repetition_penalty", 1, 1.5),
-    ):
+    person.page.get_by_role("button", name=TEXTS["en"]["more"]).click()
+    wanted = {"top_p": 0.5, "temperature": 0, "top_k": 7, "repetition_penalty": 1.5, "min_p": 0.1}
+    wanted |= {"presence_penalty": 1, "frequency_penalty": -0.5}
+    for name, value in {"max_length": 300, **wanted}.items():
+        default = getattr(SamplingArguments, name)
         number = person.page.get_by_label(re.compile(re.escape(TEXTS["en"][name]))).first
-        expect(number).to_have_value(str(default))
+        expect(number).to_have_value(f"{default:g}")
         number.fill(str(value))
         number.press("Tab")
     person.page.get_by_label(TEXTS["en"]["system"]).fill("be brief")
     person.ask("q")
     person.shows("q", "answer 1 to q")
     request = site.engine.requests[-1]
-    assert (request.top_p, request.temperature, request.top_k, request.repetition_penalty) == (0.5, 0, 7, 1.5)
+    assert {name: getattr(request, name) for name in wanted} == wanted
     assert "问：be brief\n答：" in site.engine.prompt(request)
     assert request.max_tokens == 300 - len(request.prompt_ids)
 
@@ -417,6 +414,63 @@ def test_list_of_chats(visit):
     person.page.locator("#chats .delete").first.click()
     expect(names).to_have_text(["pear"])
     expect(person.page.locator("#chat .message")).to_have_count(0)
+
+
+def test_blank_questions_change_nothing(visit, site):
+    """Neither one that is typed, nor one that an edit leaves; the chat goes on."""
+    person, before = visit(), len(site.engine.requests)
+    person.ask(" ")
+    person.ask("first")
+    person.shows("first", "answer 0 to first")
+    person.click("Edit")
+    person.page.locator("#chat textarea").fill(" ")
+    person.click("Submit")
+    person.shows("first", "answer 0 to first")
+    person.ask("second")
+    person.shows("first", "answer 0 to first", "second", "answer 1 to second")
+    assert len(site.engine.requests) == before + 2
+    person.ask("x" * 1_000_001)
+    expect(person.page.locator("#notice")).to_have_text(TEXTS["en"]["too_large"])
+
+
+def test_focus_is_never_lost(visit, site):
+    """By keyboard alone: what is pressed keeps the focus or hands it to what takes its place; all is to be seen."""
+    person = visit()
+    held, browser = person.page.locator(":focus"), person.page.keyboard
+    for question in ("first", "second"):
+        person.ask(question)
+        expect(person.page.locator("#chat .notes").last).to_contain_text("tokens")
+    person.shows("first", "answer 0 to first", "second", "answer 1 to second")
+    expect(person.box).to_be_focused()
+    for _ in range(40):
+        browser.press("Tab")
+        assert person.page.evaluate("document.activeElement.checkVisibility({visibilityProperty: true})")
+        if held.count() and "Retry" in (held.get_attribute("aria-label") or ""):
+            break
+    browser.press("Enter")
+    expect(person.page.locator("#chat .notes").last).to_contain_text("2/2›context")
+    expect(person.box).to_be_focused()
+    before = person.page.get_by_role("button", name=TEXTS["en"]["version_before"])
+    before.press("Enter")
+    expect(person.page.locator("#chat .notes").last).to_contain_text("1/2")
+    expect(held).to_have_accessible_name(TEXTS["en"]["version_after"])
+    person.page.get_by_role("button", name="Undo").press("Enter")
+    expect(person.box).to_have_value("second")
+    expect(person.box).to_be_focused()
+    person.page.locator("#new").press("Enter")
+    expect(person.page.locator("#chat .message")).to_have_count(0)
+    expect(person.page.locator("#new")).to_be_focused()
+    person.ask("other")
+    person.shows("other", "answer 0 to other")
+    person.page.locator("#conversations .toggle-button").press("Enter")
+    person.page.locator("#chats .open", has_text="first").press("Enter")
+    person.shows("first", "answer 0 to first")
+    expect(held).to_have_text("first")
+    for accepted, button in (("name", "rename"), (None, "delete")):
+        person.page.once("dialog", lambda dialog, text=accepted: dialog.accept(text))
+        held.locator(f"xpath=../*[@class='{button}']").press("Enter")
+    expect(person.page.locator("#chats .open")).to_have_text(["other"])
+    expect(person.page.locator("#chats input[type=search]")).to_be_focused()
 
 
 def test_keys_and_focus(visit, site):
