@@ -640,6 +640,32 @@ def test_narrow_screen(visit):
         expect(element).to_be_in_viewport(ratio=1)
 
 
+@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+def test_axe_finds_nothing(visit, scheme, width):
+    """In no view: contrast, names of controls, roles, and what else can be told without a person."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    person = visit(color_scheme=scheme, viewport={"width": width, "height": 780}, reduced_motion="reduce")
+
+    def violations() -> list[str]:
+        found = axe.run(person.page).response["violations"]
+        return [f"{rule['id']}: {node['html'][:200]}" for rule in found for node in rule["nodes"]]
+
+    assert violations() == []
+    person.ask("markdown")
+    expect(person.page.locator("#chat .notes")).to_contain_text("tokens/s")
+    assert violations() == []
+    person.click("Edit")
+    expect(person.page.locator("#chat textarea")).to_be_focused()
+    assert violations() == []
+    for bar, content in (("settings", "#system textarea"), ("conversations", "#chats input[type=search]")):
+        person.page.locator(f"#{bar} .toggle-button").click()
+        expect(person.page.locator(content)).to_be_in_viewport()
+        if bar == "settings":
+            person.page.get_by_role("button", name=TEXTS["en"]["more"]).click()
+        assert violations() == []
+        person.page.locator(f"#{bar} .toggle-button").click()
+
+
 def test_box_and_newest_answer_stay_in_the_window(visit, site):
     """After ten rounds, without a scroll bar on the page itself; an answer is followed until its reader scrolls up."""
     person = visit(viewport={"width": 1280, "height": 720})
