@@ -98,7 +98,7 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
         st.chat_message("assistant").markdown(answer_markdown(reply, STREAMLIT))
     if not conversation.history:
         st.caption(texts["welcome"])
-    if query := st.chat_input(texts["placeholder"], max_chars=HISTORY_CHARACTERS):
+    if query := st.chat_input(texts["placeholder"]):
         st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
         with st.chat_message("assistant"):
             answer_question(engine, query, conversation, replace(sampling, **chosen), texts)
@@ -109,6 +109,9 @@ def answer_question(
 ) -> None:
     """Answer a question below those before it, as the answer is generated; keep the round, of a stopped one too."""
     place, reply, history = st.empty(), "", conversation.history
+    if len(query) > HISTORY_CHARACTERS:
+        st.error(texts["too_large"])
+        return
     try:
         request, dropped = make_request(engine.tokenizer, query, history, sampling)
         with conversation.answering:

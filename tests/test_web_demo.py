@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from replay import ReplayEngine, write_small_checkpoint
-from serving import wait_until
+from serving import client, wait_until
 
 from chatglm import ChatGLMTokenizer
 from loading.arguments import SamplingArguments
@@ -144,8 +144,8 @@ def visit(browser, site) -> Iterator:
             return Visitor(context, address)
 
         yield new
-    # a page that is left gives up its connections
-    assert not [error for error in errors if not re.search("AbortError|Server stopped|Connection errored|ERR_", error)]
+    # a page that is left gives up its connections, and one test cuts them
+    assert not [error for error in errors if not re.search("AbortError|Server stopped|Connection errored|network error|ERR_", error)]
 
 
 # A chat
@@ -339,6 +339,22 @@ def test_reload_keeps_an_unfinished_answer_or_its_question(visit, site):
     site.engine.seconds = 0
     person.box.press("Enter")
     person.shows("long", kept, "early", "answer 1 to early")
+
+
+def test_lost_connection_keeps_what_came(visit, site):
+    """The chat goes on when the page is loaded anew."""
+    person, site.engine.seconds = visit(), 0.02
+    person.ask("long")
+    wait_until(lambda: person.kept() and person.kept()[0]["nodes"][0]["answer"])
+    for connection in list(site.demo.server.server_state.connections):
+        connection.loop.call_soon_threadsafe(connection.transport.abort)
+    wait_until(lambda: site.engine.batch_size == 0)
+    kept = person.kept()[0]["nodes"][0]["answer"]
+    assert kept != LONG and LONG.startswith(kept)
+    site.engine.seconds = 0
+    person.page.reload()
+    person.ask("next")
+    person.shows("long", kept.strip(), "next", "answer 1 to next")
 
 
 def test_tabs_keep_what_each_of_them_said(visit):
@@ -609,6 +625,28 @@ def test_browsers_do_not_mix_and_a_reload_keeps_the_chat(visit):
     one.ask("more")
     one.shows("from one", "answer 0 to from one", "more", "answer 1 to more")
     other.shows("from other", "answer 0 to from other")
+
+
+def test_session_of_another_browser_can_neither_be_read_nor_changed(visit, site):
+    """Whoever knows the session that Gradio gave a page: its answer goes on, and its chat is as it was."""
+    person, sessions = visit(), set()
+    person.context.on("request", lambda request: sessions.update(re.findall(r"session_hash=(\w+)", request.url)))
+    site.engine.seconds = 0.02
+    person.ask("long")
+    expect(person.page.locator("#chat .bot .md")).to_contain_text("abcdefghij")
+    (session,) = sessions
+    stop = next(index for index, function in site.demo.fns.items() if function.name == "stop")
+    event = {"session_hash": session, "fn_index": stop, "data": [], "event_id": "x"}
+    with client(f"{site.address}gradio_api") as other:
+        other.get(site.address)  # and has a cookie of its own
+        for answer in (
+            *(other.post(path, json=event) for path in ("queue/join", "run/stop", "cancel", "call/chat")),
+            *(other.get(path) for path in (f"queue/data?session_hash={session}", f"heartbeat/{session}")),
+        ):
+            assert answer.status_code == 403, answer.request.url
+    assert site.engine.batch_size == 1
+    site.engine.seconds = 0
+    person.shows("long", LONG.strip())
 
 
 def test_queue_place_is_shown_and_a_closed_page_leaves_it(visit, checkpoint):
