@@ -97,7 +97,7 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
         st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
         st.chat_message("assistant").markdown(answer_markdown(reply, STREAMLIT))
     if not conversation.history:
-        st.caption(texts["welcome"])
+        st.write(texts["welcome"])
     if query := st.chat_input(texts["placeholder"]):
         st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
         with st.chat_message("assistant"):
