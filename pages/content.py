@@ -34,6 +34,9 @@ ERROR_TEXTS = {  # what a person is told of an error that has no values
 }
 
 
+FIRST_SLIDERS = ("max_length", "top_p", "temperature")  # the original's; a page opens the others on demand
+
+
 class Slider(NamedTuple):
     """What a slider can be set to, and where it stands at first."""
 
@@ -44,7 +47,7 @@ class Slider(NamedTuple):
 
 
 def sliders(sampling: SamplingArguments, limit: int) -> dict[str, Slider]:
-    """Return the sliders of a page: the original's, within what the model allows.
+    """Return the sliders of a page, within what the model allows: the original's first.
 
     Args:
         sampling: where they stand at first.
@@ -62,6 +65,9 @@ def sliders(sampling: SamplingArguments, limit: int) -> dict[str, Slider]:
             sampling.repetition_penalty,
             0.01,
         ),
+        "min_p": Slider(0.0, 1.0, sampling.min_p, 0.01),
+        "presence_penalty": Slider(-2.0, 2.0, sampling.presence_penalty, 0.01),
+        "frequency_penalty": Slider(-2.0, 2.0, sampling.frequency_penalty, 0.01),
     }
 
 
@@ -95,6 +101,19 @@ def check_history(content: object) -> list[list[str]]:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
             raise ValueError(f"round {number} is not a pair of texts")
     kept = content[-HISTORY_ROUNDS:]
-    if (characters := sum(len(text) for pair in kept for text in pair)) > HISTORY_CHARACTERS:
+    if (characters := count(kept)) > HISTORY_CHARACTERS:
         raise ValueError(f"a chat may have {HISTORY_CHARACTERS} characters, and this one has {characters}")
     return kept
+
+
+def newest(history: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Return the newest rounds of a history, so many and of so many characters as a page keeps."""
+    kept = list(history[-HISTORY_ROUNDS:])
+    while count(kept) > HISTORY_CHARACTERS:
+        del kept[0]
+    return kept
+
+
+def count(history: Sequence[Sequence[str]]) -> int:
+    """Return how many characters the rounds of a history have."""
+    return sum(len(text) for pair in history for text in pair)

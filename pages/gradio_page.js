@@ -8,6 +8,7 @@
     const chats = new Map(); // by id: all that this browser keeps
     let texts = {}, chat = fresh(), draft = "", copied = null;
     let follows = true; // whether the newest answer is followed while it grows
+    let turned = null; // the version that was just turned to: {index, by}, by which button
     let running = null; // the round that is being answered: {chat, path, node, before, ended, end}
     const find = (selector) => document.querySelector(selector);
     const box = () => find("#question textarea");
@@ -26,7 +27,17 @@
         return found.reverse();
     }
 
-    const rounds = () => path().map((index) => [chat.nodes[index].question, chat.nodes[index].answer]);
+    const rounds = (of = path()) => of.map((index) => [chat.nodes[index].question, chat.nodes[index].answer]);
+
+    /** The indices of the newest rounds that are shown, so many and of so many characters as the server takes. */
+    function newest(most) {
+        const found = path().slice(-most), size = ([asked, answered]) => asked.length + answered.length;
+        let characters = 0;
+        rounds(found).forEach((round) => { characters += size(round); });
+        while (characters > MOST_CHARACTERS) characters -= size(rounds(found.splice(0, 1))[0]);
+        return found;
+    }
+
     const title = (of) => of.title || (of.nodes[0]?.question ?? "").trim().slice(0, 60) || texts.new_chat || "";
 
     function read(key) {
@@ -95,21 +106,24 @@
     /** Return what an event sends to the server in place of its inputs; nothing, while another answer is running. */
     async function begin(question, system, ...chosen) {
         if (running?.stopping) await running.ended;
-        if (running || question === "") return ["", null, "", ...chosen];
+        const isTooLong = question?.length > MOST_CHARACTERS;
+        if (isTooLong) say(texts.too_large);
+        if (running || isTooLong || question?.trim() === "") return ["", null, "", ...chosen];
         say("");
         follows = true;
         chat.system = system ?? "";
-        running = { chat, path: path().slice(-MOST_ROUNDS + 1), id: Math.random() };
+        const seen = document.querySelectorAll("#chat .user-row").length; // an edited round is counted among these
+        running = { chat, path: question ? newest(MOST_ROUNDS - 1) : path().slice(-seen), id: Math.random() };
         running.ended = new Promise((resolve) => { running.end = resolve; });
-        return [question, { id: running.id, rounds: rounds().slice(-MOST_ROUNDS + 1) }, system, ...chosen];
+        return [question, { id: running.id, rounds: rounds(running.path) }, system, ...chosen];
     }
 
-    /** Keep what has been said of an answer so far. */
+    /** Keep what has been said of an answer so far, and note its end. */
     function keep(turn) {
         if (!running || turn?.id !== running.id) return;
         const { chat: of } = running;
         if (running.node === undefined) {
-            if (turn.state === "failed") return;
+            if (turn.state === "failed") return end();
             const first = running.path[0];
             const before = running.path[turn.at - 1] ?? (first === undefined ? -1 : of.nodes[first].parent);
             Object.assign(running, { node: of.nodes.length, before: of.leaf });
@@ -124,21 +138,23 @@
             Object.assign(of.nodes[running.node], { answer: turn.answer, notes: turn.notes });
         }
         store(of);
-    }
-
-    /** Note that an answer has ended, if it has; a question that came too early ends at once, and changes nothing. */
-    function settle(turn) {
-        keep(turn);
-        if (turn?.id === running?.id && turn?.state !== "running") end();
+        if (turn.state !== "running") end();
     }
 
     function end() {
         running?.end();
         running = null;
-        decorate();
-        const { activeElement } = document;
-        const isFree = activeElement === document.body || activeElement?.closest("#question, #chat");
-        if (isFree && !activeElement.closest("#chat textarea") && !matchMedia("(pointer: coarse)").matches) box()?.focus();
+        requestAnimationFrame(() => {
+            decorate();
+            const { activeElement } = document;
+            const isFree = activeElement === document.body || activeElement?.closest("#question, #chat");
+            if (isFree && !activeElement.closest("#chat textarea")) toBox();
+        });
+    }
+
+    /** Put the cursor into the box, but on no screen where that would open a keyboard. */
+    function toBox() {
+        if (!matchMedia("(pointer: coarse)").matches) box()?.focus();
     }
 
     /** Forget the last round; its question returns to the box. */
@@ -148,12 +164,14 @@
         chat.leaf = last.parent;
         draft = last.question;
         store(chat);
+        toBox();
         return view();
     }
 
     /** Show another version of a round, with what followed it last. */
-    function turnTo(index) {
+    function turnTo(index, by) {
         if (running) return;
+        turned = { index, by };
         let leaf = index;
         chat.nodes.forEach((node, later) => { if (node.parent === leaf) leaf = later; });
         chat.leaf = leaf;
@@ -180,7 +198,7 @@
             chat.leaf = last.parent;
             draft = draft || last.question;
         }
-        const shown = { rounds: rounds().slice(-MOST_ROUNDS), draft, system: chat.system };
+        const shown = { rounds: rounds(newest(MOST_ROUNDS)), draft, system: chat.system };
         draft = "";
         drawList();
         return [shown];
@@ -207,24 +225,33 @@
         const holds = (of) => [of.title, ...of.nodes.flatMap((node) => [node.question, node.answer])]
             .some((text) => text.toLowerCase().includes(wanted));
         const found = [...chats.values()].filter((of) => !wanted || holds(of)).sort((a, b) => b.changed - a.changed);
+        const held = list.contains(document.activeElement) && document.activeElement;
         list.replaceChildren(...found.map((of) => {
             const name = button("open", title(of), title(of), () => open(of));
             name.ariaCurrent = of.id === chat.id;
             const ways = [button("rename", "✎", texts.rename, () => rename(of)),
                           button("delete", "×", texts.delete, () => remove(of))];
-            return element("li", {}, name, ...ways);
+            return element("li", { id: `list-${of.id}` }, name, ...ways);
         }));
+        if (!held) return;
+        const same = document.getElementById(held.parentElement.id)?.querySelector(`.${held.className}`);
+        (same ?? find("#chats input")).focus();
     }
 
-    /** The round of a message's element: its index, and whether the element is its question's. */
-    function roundOf(target) {
+    const isQuestion = (row) => row.classList.contains("user-row");
+
+    /** By the row of each message, the index of its round. */
+    function indices() {
+        const rows = [...document.querySelectorAll("#chat .message-row")], shown = path();
+        let at = shown.length - rows.filter(isQuestion).length - 1;
+        return new Map(rows.map((row) => [row, shown[isQuestion(row) ? ++at : at]]));
+    }
+
+    /** What was written in the message of an element. */
+    function written(target) {
         const row = target.closest("#chat .message-row") ?? target.closest("#chat .message-buttons").previousElementSibling;
-        const rows = [...document.querySelectorAll("#chat .message-row.user-row")];
-        const isQuestion = row?.classList.contains("user-row");
-        const order = rows.findLastIndex((each) =>
-            each === row || each.compareDocumentPosition(row) & Node.DOCUMENT_POSITION_FOLLOWING);
-        const shown = path();
-        return { node: chat.nodes[shown[shown.length - rows.length + order]], isQuestion };
+        const node = chat.nodes[indices().get(row)];
+        return node && (isQuestion(row) ? node.question : node.answer);
     }
 
     const name = (target, label) => {
@@ -237,10 +264,11 @@
         if (follows) log.scrollTop = log.scrollHeight;
         name(find("#question .submit-button"), texts.send);
         name(find("#question .stop-button"), texts.stop);
-        const rows = document.querySelectorAll("#chat .message-row.bot-row"), shown = path();
-        rows.forEach((row, order) => {
-            const index = shown[shown.length - rows.length + order], node = chat.nodes[index];
-            if (!node) return;
+        const examples = find("#chat .examples"); // buttons, which Gradio calls a list
+        if (examples) examples.role = "group";
+        indices().forEach((index, row) => {
+            const node = chat.nodes[index];
+            if (!node || isQuestion(row)) return;
             const versions = chat.nodes.flatMap((each, other) => (each.parent === node.parent ? [other] : []));
             const now = versions.indexOf(index), { notes } = node;
             const counts = notes ? texts.counts.replace("{}", notes.tokens).replace("{}", notes.limit)
@@ -252,14 +280,17 @@
             const place = element("div", { className: "notes" });
             place.dataset.state = state;
             if (versions.length > 1) {
-                const back = button("", "‹", texts.version_before, () => turnTo(versions[now - 1]));
-                const on = button("", "›", texts.version_after, () => turnTo(versions[now + 1]));
+                const back = button("back", "‹", texts.version_before, () => turnTo(versions[now - 1], ".back"));
+                const on = button("on", "›", texts.version_after, () => turnTo(versions[now + 1], ".on"));
                 back.disabled = now === 0;
                 on.disabled = now === versions.length - 1;
                 place.append(back, `${now + 1}/${versions.length}`, on);
             }
             place.append(counts);
             buttons.append(place);
+            if (index !== turned?.index) return;
+            (place.querySelector(`${turned.by}:enabled`) ?? place.querySelector(":enabled")).focus();
+            turned = null;
         });
     }
 
@@ -353,15 +384,14 @@
     };
     document.addEventListener("click", ({ target }) => {
         const pressed = target instanceof Element && target.closest("#chat .message-buttons button");
-        const { node, isQuestion } = pressed ? roundOf(pressed) : {};
-        copied = node ? (isQuestion ? node.question : node.answer) : null;
+        copied = pressed ? written(pressed) : null;
     }, true);
 
     document.addEventListener("focusin", ({ target }) => { // edit what was typed
         if (!(target instanceof HTMLTextAreaElement && target.closest("#chat")) || target.dataset.typed) return;
         target.dataset.typed = true;
-        const { node } = roundOf(target);
-        if (node) write(node.question, target);
+        name(target, texts.question);
+        write(written(target) ?? target.value, target);
     });
 
     document.addEventListener("keydown", (event) => {
@@ -371,7 +401,7 @@
             const cancel = edited?.nextElementSibling?.querySelector("button:last-of-type");
             if (running) finish();
             else if (cancel) cancel.click();
-            if (running || cancel) box().focus();
+            if (running || cancel) toBox();
         } else if (event.key === "ArrowUp" && event.target === box() && !box().value && !running) {
             const last = [...document.querySelectorAll("#chat .user-row + .message-buttons button:last-of-type")].at(-1);
             if (last) {
@@ -422,7 +452,7 @@
     sessionStorage.setItem(PREFIX, chat.id);
 
     window.chatglm = {
-        start, view, begin, keep, settle, end, undo,
+        start, view, begin, keep, end, undo,
         again: (...chosen) => begin(chat.nodes[chat.leaf]?.question ?? "", ...chosen),
         stop: () => { if (running) running.stopping = true; },
         renew: () => open(fresh()),

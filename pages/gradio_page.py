@@ -23,6 +23,8 @@ from loading.arguments import SamplingArguments
 from .arguments import PageArguments
 from .content import (
     ANSWER_ERRORS,
+    FIRST_SLIDERS,
+    Slider,
     check_history,
     describe,
     make_request,
@@ -40,6 +42,11 @@ PROGRESS_LOOK_SECONDS = 1.0  # between two looks for Gradio's progress bars, of 
 FORMULAS = [{"left": left, "right": right, "display": left != r"\("} for left, right in (("$$", "$$"), (r"\(", r"\)"))]
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONOSPACE_FONTS = ("ui-monospace", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
+READABLE = {  # the theme's own greys are too pale to be read
+    "body_text_color_subdued": "*neutral_500",
+    "input_placeholder_color": "*neutral_500",
+    "input_placeholder_color_dark": "*neutral_400",
+}
 CHATS = '<input type="search"><ul></ul><input type="file" hidden>'
 FOLDER = Path(__file__).resolve().parent
 
@@ -156,12 +163,14 @@ class Page:
         """Make the components of the settings' side bar."""
         gr.Markdown(text("settings"), elem_classes="heading")
         self.system = gr.Textbox(label=text("system"), info=text("system_info"), lines=2, max_lines=8, elem_id="system")
-        self.sliders = {
-            name: gr.Slider(
-                *slider[:2], value=slider.value, step=slider.step, label=text(name), info=text(f"{name}_info")
-            )
-            for name, slider in sliders(self.sampling, self.limit).items()
-        }
+
+        def slide(name: str, slider: Slider) -> gr.Slider:
+            return gr.Slider(*slider, label=text(name), info=text(f"{name}_info"))
+
+        drawn = sliders(self.sampling, self.limit)
+        self.sliders = {name: slide(name, drawn.pop(name)) for name in FIRST_SLIDERS}
+        with gr.Accordion(text("more"), open=False, elem_id="more"):
+            self.sliders |= {name: slide(name, slider) for name, slider in drawn.items()}
         gr.Markdown(text("chat"), elem_classes="heading")
         with gr.Row():
             self.save = gr.Button(text("save"), size="sm", elem_id="save")
@@ -171,28 +180,21 @@ class Page:
     def connect(self, demo: gr.Blocks) -> None:
         """Say what happens when."""
         event = {"api_visibility": "private", "show_progress": "hidden"}
+        # "multiple": else Gradio drops a question sent while it still ends the answer before
+        asking = event | {"trigger_mode": "multiple", "concurrency_limit": None}
         chosen = [self.system, *self.sliders.values()]
         views = [self.chatbot, self.turn, self.question, self.status]
         begin = "(question, _, ...chosen) => chatglm.begin(question, ...chosen)"
         again = "(_, ...chosen) => chatglm.again(...chosen).then(([question, ...rest]) => rest)"
         edited = "(_, ...chosen) => chatglm.begin(undefined, ...chosen).then(([question, ...rest]) => rest)"
-        answering = [
-            # "multiple": else Gradio drops a question sent while it still ends the answer before
-            self.question.submit(
-                self.ask, [self.question, self.turn, *chosen], views, js=begin, trigger_mode="multiple",
-                concurrency_limit=None, **event,
-            ),
-            *(
-                listener(handler, [self.turn, *chosen], views, js=js, concurrency_limit=None, **event)
-                for listener, handler, js in (
-                    (self.chatbot.example_select, self.ask_example, edited),
-                    (self.chatbot.retry, self.retry, again),
-                    (self.chatbot.edit, self.edit, edited),
-                )
-            ),
-        ]  # fmt: skip
-        for answered in answering:
-            answered.then(None, self.turn, None, js="turn => chatglm.settle(turn)", **event)
+        asked = [self.question.submit(self.ask, [self.question, self.turn, *chosen], views, js=begin, **asking)]
+        for listener, handler, js in (
+            (self.chatbot.example_select, self.ask_example, edited),
+            (self.chatbot.retry, self.retry, again),
+            (self.chatbot.edit, self.edit, edited),
+        ):
+            asked.append(listener(handler, [self.turn, *chosen], views, js=js, **asking))
+        for answered in asked:
             answered.failure(None, None, None, js="() => chatglm.end()", **event)
         self.turn.change(None, self.turn, None, js="turn => chatglm.keep(turn)", **event)
         self.question.stop(self.stop, js="() => chatglm.stop()", **event)
@@ -244,8 +246,8 @@ class Page:
             ValueError: one is outside its range.
         """
         named = dict(zip(self.sliders, values, strict=True))
-        whole = {name: int(value) for name, value in named.items() if isinstance(getattr(self.sampling, name), int)}
-        return replace(self.sampling, **(named | whole | changes))
+        named = {name: int(value) if self.sliders[name].step == 1 else value for name, value in named.items()}
+        return replace(self.sampling, **(named | changes))
 
     async def answer(
         self,
@@ -267,8 +269,11 @@ class Page:
             more: changes to sampling arguments.
         """
         texts, tab = TEXTS[self.language(request)], request.session_hash
-        if tab in self.asking or not isinstance(view, dict) or not query.strip():
+        if not isinstance(view, dict):  # the browser has an answer running
             yield gr.skip()
+            return
+        if tab in self.asking or not query.strip():
+            yield {self.chatbot: self.show(request, view)[0], self.turn: {"id": view.get("id"), "state": "failed"}}
             return
         asking = self.asking[tab] = RunningQuestion()
         turn = {"id": view.get("id"), "question": query, "answer": "", "state": "running"}
@@ -410,7 +415,9 @@ def launch(demo: gr.Blocks, arguments: PageArguments, **options: Any) -> str:
         show_error=True,
         footer_links=["api"],
         i18n=gr.I18n(**languages),
-        theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONOSPACE_FONTS),
+        theme=gr.themes.Default(primary_hue="indigo", neutral_hue="slate", font=FONTS, font_mono=MONOSPACE_FONTS).set(
+            **READABLE
+        ),
         css_paths=FOLDER / "gradio_page.css",
         head=f"<script>{(FOLDER / 'gradio_page.js').read_text(encoding='utf-8')}</script>",
         app_kwargs={"middleware": [Middleware(Guard)]},

@@ -14,7 +14,7 @@ from loading.arguments import ModelArguments, SamplingArguments
 from loading.load import load_model_and_tokenizer
 
 from .arguments import StreamlitArguments
-from .content import ANSWER_ERRORS, HISTORY_ROUNDS, describe, make_request, sliders
+from .content import ANSWER_ERRORS, FIRST_SLIDERS, HISTORY_CHARACTERS, describe, make_request, newest, sliders
 from .markdown import STREAMLIT, answer_markdown, question_markdown
 from .texts import MODEL_NAME, TEXTS
 
@@ -86,10 +86,10 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
     conversation.stop()
     with st.sidebar:
         st.header(texts["settings"])
-        chosen = {
-            name: st.slider(texts[name], *slider, help=texts[f"{name}_info"], key=name)
-            for name, slider in sliders(sampling, engine.model.config.max_sequence_length).items()
-        }
+        more, chosen = st.expander(texts["more"]), {}
+        for name, slider in sliders(sampling, engine.model.config.max_sequence_length).items():
+            place = st if name in FIRST_SLIDERS else more
+            chosen[name] = place.slider(texts[name], *slider, help=texts[f"{name}_info"], key=name)
         if st.button(texts["clear"], width="stretch"):
             conversation.history.clear()
     st.title(MODEL_NAME)
@@ -97,7 +97,7 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
         st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
         st.chat_message("assistant").markdown(answer_markdown(reply, STREAMLIT))
     if not conversation.history:
-        st.caption(texts["welcome"])
+        st.write(texts["welcome"])
     if query := st.chat_input(texts["placeholder"]):
         st.chat_message("user").markdown(question_markdown(query, STREAMLIT))
         with st.chat_message("assistant"):
@@ -109,6 +109,9 @@ def answer_question(
 ) -> None:
     """Answer a question below those before it, as the answer is generated; keep the round, of a stopped one too."""
     place, reply, history = st.empty(), "", conversation.history
+    if len(query) > HISTORY_CHARACTERS:
+        st.error(texts["too_large"])
+        return
     try:
         request, dropped = make_request(engine.tokenizer, query, history, sampling)
         with conversation.answering:
@@ -121,7 +124,7 @@ def answer_question(
                 answer.cancel()
                 if reply:
                     history.append([query, reply])
-                    del history[:-HISTORY_ROUNDS]
+                    history[:] = newest(history)
     except (*ANSWER_ERRORS, ValueError) as error:
         told = describe(error, texts, engine.model.config.max_sequence_length)
         st.error(question_markdown(told, STREAMLIT))

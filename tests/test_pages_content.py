@@ -8,7 +8,7 @@ import pytest
 
 from engine import QueueFullError
 from loading.arguments import SamplingArguments
-from pages.content import HISTORY_CHARACTERS, HISTORY_ROUNDS, check_history, describe, sliders
+from pages.content import HISTORY_CHARACTERS, HISTORY_ROUNDS, check_history, describe, newest, sliders
 from pages.markdown import GRADIO, STREAMLIT, answer_markdown, question_markdown
 from pages.texts import EXAMPLES, TEXTS
 
@@ -26,6 +26,9 @@ def test_sliders_are_the_originals_within_the_models_limit():
         (0.0, 1.0, 0.95, 0.01),
         (0, 200, 50, 1),
         (1.0, 2.0, 1.0, 0.01),
+        (0.0, 1.0, 0.0, 0.01),
+        (-2.0, 2.0, 0.0, 0.01),
+        (-2.0, 2.0, 0.0, 0.01),
     ]
     assert sliders(SamplingArguments(), 2048)["max_length"].most == 2048
     assert sliders(SamplingArguments(max_length=4000), 512)["max_length"][:3] == (2, 512, 512)
@@ -119,6 +122,14 @@ def test_check_history_keeps_the_newest_rounds():
 def test_check_history_refuses_what_is_none(content, message):
     with pytest.raises(ValueError, match=message):
         check_history(content)
+
+
+def test_newest_keeps_so_many_rounds_and_characters_as_a_page_takes():
+    half = "b" * (HISTORY_CHARACTERS // 2)
+    kept = newest([["a", "b"]] * HISTORY_ROUNDS + [["c", "d"]])
+    assert len(kept) == HISTORY_ROUNDS and kept[-1] == ["c", "d"]
+    assert check_history(newest([["1", half], ["2", half], ["3", "a"]])) == [["2", half], ["3", "a"]]
+    assert newest([["1", half + half]]) == [] == newest([])
 
 
 def test_describe_tells_errors_in_the_pages_language():

@@ -235,5 +235,7 @@ def test_errors_are_shown_and_the_chat_goes_on(visit):
     person = visit()
     person.ask("many words " * 3000)
     expect(person.page.get_by_test_id("stAlert")).to_contain_text("2048")
+    person.ask("x" * 1_000_001)
+    expect(person.page.get_by_test_id("stAlert")).to_have_text(TEXTS["en"]["too_large"])
     person.ask("again")
     person.shows("again", "answer 0 to again")

@@ -25,7 +25,7 @@ from test_web_demo import LONG, Site, Visitor  # noqa: E402
 from chatglm import ChatGLMTokenizer  # noqa: E402
 from pages.texts import EXAMPLES, TEXTS  # noqa: E402
 
-VIEWS = {"wide": (1280, 720), "phone": (390, 780), "large": (2560, 1440)}
+VIEWS = {"wide": (1280, 720), "phone": (390, 780), "large": (2560, 1440), "zoom": (640, 360)}  # wide, at 200 %
 EN = TEXTS["en"]
 TABLE = (
     "| 名称 | 说明 | 价格 |\n|---|---|---|\n| 苹果 | 一种常见的水果，味道甜美 | 10 |\n| 梨 | 多汁的水果 | 20 |\n\n"
@@ -153,7 +153,8 @@ def picture(browser, site: Site, folder: Path, name: str, scheme: str) -> None:
     person.ask("many words " * 3000)
     expect(person.status).to_contain_text("2048")
     shoot("error")
-    person.box.fill("")
+    person.box.press("Control+a")
+    person.box.press("Delete")
     for bar in ("settings", "conversations"):
         person.page.locator(f"#{bar} .toggle-button").click()
         person.page.wait_for_timeout(500)
