@@ -24,6 +24,7 @@ from server.glm_bot import add_glm_bot_routes
 from server.monitoring import Metrics, add_monitoring_routes
 from server.openai_routes import add_openai_routes
 from server.original_routes import add_original_routes
+from server.responses_routes import add_responses_routes
 from server.service import Service
 
 IDLE_SECONDS = 2.0  # after a burst of requests, until its memory is given back
@@ -54,6 +55,7 @@ def build_app(
     add_error_handlers(app, service.limit)
     add_original_routes(app, service)
     add_openai_routes(app, service)
+    add_responses_routes(app, service)
     if arguments.glm_bot:
         add_glm_bot_routes(app, service)
     add_monitoring_routes(app, metrics)

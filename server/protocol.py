@@ -24,6 +24,7 @@ from engine import Answer, TokenProbability
 
 DONE = "data: [DONE]\n\n"
 MOST_FIELDS = 200
+LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}  # JSON escapes the others by itself
 
 
 class ApiError(Exception):
@@ -500,9 +501,14 @@ def to_rounds(
 # --------------------------------------------------------------------------------------------------------------------
 
 
+def one_line(data: Any) -> str:
+    """Return JSON in one line, whatever a client takes for the end of one (`str.splitlines` has ten)."""
+    return json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
+
+
 def event(data: dict[str, Any]) -> str:
     """Return an event of a stream."""
-    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+    return f"data: {one_line(data)}\n\n"
 
 
 def now() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from chatglm.tools import CallReader
@@ -20,12 +21,16 @@ class ChatAnswer:
         self.reader = CallReader() if body.callable_functions() else None
         self.named = body.named_tool is not None
 
+    def parts(self, text: str) -> Iterable[tuple[str, str]]:
+        """Return ("text", part), ("call", name) and ("arguments", part) of more of the answer."""
+        if self.reader is None:
+            return [("text", text)] if text else []
+        return self.reader.put(text)
+
     def deltas(self, text: str) -> list[dict[str, Any]]:
         """Return what a part of the answer adds to the message; of a call, its head and its arguments apart."""
-        if self.reader is None:
-            return [{"content": text}] if text else []
         found = []
-        for kind, part in self.reader.put(text):
+        for kind, part in self.parts(text):
             if kind == "text":
                 found.append({"content": part})
                 continue
