@@ -126,16 +126,16 @@ class StopText:
     def __init__(self, stop: Sequence[str]) -> None:
         self.stop = tuple(stop)
         self.pending = ""
-        self.found = False
+        self.found: str | None = None
 
     def put(self, text: str, ended: bool = False) -> str:
-        """Take more text and return what certainly comes before a stop text; `found` says that one is complete."""
+        """Take more text and return what certainly comes before a stop text; `found` is the one that is complete."""
         if not self.stop or not text and not ended:
             return text
         self.pending += text
-        ends = [(start + len(word), start) for word in self.stop if (start := self.pending.find(word)) >= 0]
+        ends = [(start + len(word), start, word) for word in self.stop if (start := self.pending.find(word)) >= 0]
         if ends:  # the one that is complete first, however the text was cut
-            self.found, end = True, min(ends)[1]
+            _, end, self.found = min(ends)
         elif ended:
             end = len(self.pending)
         else:
@@ -180,7 +180,7 @@ class AnswerText:
     @property
     def stopped(self) -> bool:
         """Whether a stop text has come, and with it the end."""
-        return self.stop.found
+        return self.stop.found is not None
 
     def put(self, token_id: int) -> str:
         """Take the next token and return the text that is final now, possibly ""."""

@@ -122,6 +122,7 @@ class Answer:
         cached: whether the prompt had been read before.
         submitted, started, first_token, finished: seconds of the monotonic clock, None if not yet.
         finish_reason: "stop", "length", "cancelled" or "error" once it has ended.
+        stop_text: the one that ended it, None if none did.
     """
 
     def __init__(self, request: Request) -> None:
@@ -133,6 +134,7 @@ class Answer:
         self.first_token: float | None = None
         self.finished: float | None = None
         self.finish_reason: str | None = None
+        self.stop_text: str | None = None
         self.cancelled = False
         self.pieces: queue.SimpleQueue[Piece] = queue.SimpleQueue()
         self.exhausted = False

@@ -340,6 +340,7 @@ class Engine:
         if ended or full:
             text += row.text.end()
         finish_reason = "stop" if ended or row.text.stopped else "length" if full else None
+        answer.stop_text = row.text.stop.found
         if text or finish_reason:
             piece = Piece(text, row.logprobs, finish_reason)
             row.logprobs = []

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizer
 from engine import Engine
 from loading.arguments import SamplingArguments
 from loading.devices import give_memory_back
+from server.anthropic_routes import add_anthropic_routes
 from server.arguments import ServerArguments
 from server.connections import Server, bounded_protocol, most_connections
 from server.errors import RESPONSES, add_error_handlers
@@ -56,6 +57,7 @@ def build_app(
     add_original_routes(app, service)
     add_openai_routes(app, service)
     add_responses_routes(app, service)
+    add_anthropic_routes(app, service)
     if arguments.glm_bot:
         add_glm_bot_routes(app, service)
     add_monitoring_routes(app, metrics)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -11,7 +14,7 @@ import engine
 from chatglm import InvalidLogitsError, PromptTooLongError
 from chatglm.grammar import GrammarError
 
-from .protocol import ApiError, error_body
+from .protocol import ApiError, now
 
 ENGINE_ERRORS = {  # status, code
     PromptTooLongError: (400, "context_length_exceeded"),
@@ -35,7 +38,28 @@ MEANINGS = {
     503: "no place in time, or shutting down",
     504: "took too long",
 }
+ANTHROPIC_KINDS = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    504: "timeout_error",
+}
 RESPONSES = {status: {"description": text} for status, text in MEANINGS.items()}  # for the interactive documentation
+
+
+def error_body(path: str, error: ApiError) -> dict[str, Any]:
+    """Return an error as the route's clients read it: Anthropic's, Ollama's, OpenAI's or the original's."""
+    if path.startswith("/v1/messages"):
+        kind = ANTHROPIC_KINDS.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": error.message}}
+    if path.startswith("/v1"):
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = kinds.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+        return {"error": {"message": error.message, "type": kind, "param": error.parameter, "code": error.code}}
+    if path.startswith("/api/"):
+        return {"error": error.message}
+    return {"status": error.status, "error": error.message, "time": now()}
 
 
 def failure(path: str, error: ApiError) -> JSONResponse:
@@ -59,6 +83,11 @@ def as_api_error(error: Exception, model_limit: int, path: str = "") -> ApiError
     return ApiError(status, message, code, {"Retry-After": "1"} if status in (429, 503) else None)
 
 
+def place(location: Sequence[int | str]) -> str:
+    """Return where in a body a mistake is, without the names that pydantic gives to types on the way."""
+    return ".".join(str(part) for part in location[1:] if not set("[(") & set(str(part))) or "body"
+
+
 def client_gone() -> ApiError:
     """Return the error of a request whose client has gone (status 499, as nginx counts it)."""
     return ApiError(499, "the client has gone", "client_gone")
@@ -80,10 +109,10 @@ def add_error_handlers(app: FastAPI, model_limit: int) -> None:
         return failure(request.url.path, ApiError(error.status_code, str(error.detail), code, error.headers))
 
     async def refuse_values(request: Request, error: RequestValidationError) -> Response:
-        found = [(".".join(map(str, item["loc"][1:])) or "body", item["msg"], item["type"]) for item in error.errors()]
+        found = [(place(item["loc"]), item["msg"], item["type"]) for item in error.errors()]
         refused = [item for item in found if item[2] in ("extra_forbidden", "unsupported")]
         status, code, found = (400, "unsupported_parameter", refused) if refused else (422, "invalid_request", found)
-        message = "; ".join(f"{place}: {text}" for place, text, _ in found[:5])
+        message = "; ".join(f"{where}: {text}" for where, text, _ in found[:5])
         message = f"unsupported parameter: {message}" if refused else message
         return failure(request.url.path, ApiError(status, message, code, parameter=found[0][0].split(".")[0]))
 

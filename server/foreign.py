@@ -1,4 +1,4 @@
-"""Dialogues in other companies' protocols: each becomes a `ChatCompletionRequest`, and its answer that protocol's events.
+"""Dialogues in other protocols: each becomes a `ChatCompletionRequest`, and its answer the events of its protocol.
 
 There is one way to the engine, `Service.chat`. A protocol has a `Writer`: it turns the parts of an answer into events,
 and is the whole answer at their end, so that a stream and an answer in one piece cannot differ.

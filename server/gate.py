@@ -48,7 +48,7 @@ class Gate:
             if b"transfer-encoding" in headers and b"content-length" in headers:  # a proxy may believe the other one
                 message = "a request has Content-Length or Transfer-Encoding, not both"
                 raise ApiError(400, message, "ambiguous_length", {"Connection": "close"})
-            self.check_key(scope["path"], headers.get(b"authorization", b""))
+            self.check_key(scope["path"], headers)
             if scope["method"] == "POST":
                 body = await self.read_body_in_time(headers.get(b"content-length", b"0"), receive)
                 # the original reads JSON whatever its declared type is: curl -d declares a form
@@ -66,9 +66,9 @@ class Gate:
             error = ApiError(500, "the server failed; its log says why", "internal_error")
             await failure(scope["path"], error)(scope, receive, counted)
 
-    def check_key(self, path: str, authorization: bytes) -> None:
-        key = self.arguments.api_key.encode()
-        given = authorization[7:] if authorization[:7].lower() == b"bearer " else b""
+    def check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
+        key, authorization = self.arguments.api_key.encode(), headers.get(b"authorization", b"")
+        given = authorization[7:] if authorization[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
         if key and path not in OPEN_PATHS and not hmac.compare_digest(given.strip(), key):
             message = "Incorrect API key provided: send the server's key as `Authorization: Bearer KEY`"
             raise ApiError(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"})

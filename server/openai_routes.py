@@ -17,7 +17,7 @@ from starlette.concurrency import run_in_threadpool
 import engine as serving
 from engine import Answer
 
-from .errors import ENGINE_ERRORS, as_api_error
+from .errors import ENGINE_ERRORS, as_api_error, error_body
 from .protocol import (
     DONE,
     ChatCompletionRequest,
@@ -28,7 +28,6 @@ from .protocol import (
     TokenizeRequest,
     chat_logprobs,
     completion_logprobs,
-    error_body,
     event,
     new_id,
     usage,

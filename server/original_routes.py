@@ -10,8 +10,8 @@ from fastapi.responses import JSONResponse
 
 from engine import Answer
 
-from .errors import ENGINE_ERRORS, as_api_error
-from .protocol import DONE, History, OriginalRequest, error_body, event, new_id, now
+from .errors import ENGINE_ERRORS, as_api_error, error_body
+from .protocol import DONE, History, OriginalRequest, event, new_id, now
 from .service import STREAMED, EventStream, Service, in_turn
 
 REPEATED = 16384  # characters of history that each event of a stream may repeat

@@ -521,15 +521,6 @@ def new_id(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex}"
 
 
-def error_body(path: str, error: ApiError) -> dict[str, Any]:
-    """Return an error as the route's clients read it: OpenAI's shape under /v1, else the original's."""
-    if path.startswith("/v1"):
-        kinds = {401: "authentication_error", 429: "rate_limit_error"}
-        kind = kinds.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
-        return {"error": {"message": error.message, "type": kind, "param": error.parameter, "code": error.code}}
-    return {"status": error.status, "error": error.message, "time": now()}
-
-
 def usage(answers: Sequence[Answer]) -> dict[str, int]:
     """Count tokens; a prompt that several answers share counts once."""
     prompts = {id(answer.request.prompt_ids): len(answer.request.prompt_ids) for answer in answers}

@@ -107,7 +107,8 @@ class ResponsesRequest(TextRequest):
     """`POST /v1/responses`."""
 
     model_config = ConfigDict(
-        extra="allow", json_schema_extra={"examples": [{"model": "chatglm-6b", "input": "你好", "max_output_tokens": 9}]}
+        extra="allow",
+        json_schema_extra={"examples": [{"model": "chatglm-6b", "input": "你好", "max_output_tokens": 9}]},
     )
 
     @model_validator(mode="before")
