@@ -19,10 +19,12 @@ from loading.devices import give_memory_back
 from server.anthropic_routes import add_anthropic_routes
 from server.arguments import ServerArguments
 from server.connections import Server, bounded_protocol, most_connections
+from server.documentation import add_documentation
 from server.errors import RESPONSES, add_error_handlers
 from server.gate import Gate
 from server.glm_bot import add_glm_bot_routes
 from server.monitoring import Metrics, add_monitoring_routes
+from server.ollama_routes import add_ollama_routes
 from server.openai_routes import add_openai_routes
 from server.original_routes import add_original_routes
 from server.responses_routes import add_responses_routes
@@ -48,11 +50,14 @@ def build_app(
     arguments, sampling = arguments or ServerArguments(), sampling or SamplingArguments()
     service, metrics = Service(engine, arguments, sampling), Metrics(engine)
     engine.on_finished = metrics.finished
-    app = FastAPI(title="ChatGLM-6B", description=description, version="1", responses=RESPONSES)
+    app = FastAPI(
+        title="ChatGLM-6B", description=description, version="1", responses=RESPONSES, docs_url=None, redoc_url=None
+    )
     app.add_middleware(Gate, arguments=arguments, metrics=metrics)
     if arguments.allow_origin:
         origins = [origin.strip() for origin in arguments.allow_origin.split(",")]
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"])
+        allowed = {"allow_origins": origins, "allow_methods": ["*"], "allow_headers": ["*"]}
+        app.add_middleware(CORSMiddleware, **allowed, allow_private_network=True)
     add_error_handlers(app, service.limit)
     add_original_routes(app, service)
     add_openai_routes(app, service)
@@ -60,7 +65,10 @@ def build_app(
     add_anthropic_routes(app, service)
     if arguments.glm_bot:
         add_glm_bot_routes(app, service)
+    if arguments.ollama:
+        add_ollama_routes(app, service)
     add_monitoring_routes(app, metrics)
+    add_documentation(app)
     return app
 
 

@@ -86,6 +86,13 @@ class ServerArguments(ServingArguments):
         False,
         Text("also serve glm-bot's routes: /chat, /clear, /chatglm", "同时提供 glm-bot 的路由"),
     )
+    ollama: bool = flag(
+        False,
+        Text(
+            "also serve Ollama's routes: /api/chat, /api/generate, /api/tags, /api/show, /api/version",
+            "同时提供 Ollama 的路由：/api/chat、/api/generate、/api/tags、/api/show、/api/version",
+        ),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -32,6 +32,7 @@ MEANINGS = {
     404: "no such model",
     408: "the body did not come in time",
     413: "body too large",
+    415: "packed in another way than gzip",
     422: "malformed JSON or wrong types",
     429: "queue full",
     500: "invalid logits, or a defect",

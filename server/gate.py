@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import re
+import zlib
 
 from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,9 +18,17 @@ from .monitoring import Metrics
 from .protocol import ApiError
 
 logger = logging.getLogger("chatglm.api")
-OPEN_PATHS = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")  # need no key
+OPEN_PATHS = ("/health", "/metrics", "/docs", "/openapi.json")  # need no key
+REPLACED = (b"content-type", b"content-length", b"content-encoding")  # headers of a body that has been read
 MOST_PARTS = 1 << 16  # lists and objects in a body, brackets in texts included; each costs a parser time and memory
+WITHOUT_V1 = re.compile(r"/(chat/completions|completions|embeddings|messages|models|responses)(/|$)")
 SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # in JSON, a character beyond U+FFFF is a pair of these
+
+
+def usual_path(path: str) -> str:
+    """Return the path that is meant: slashes at the end are none, and OpenAI's routes are there without /v1, too."""
+    path = path.rstrip("/") or "/"
+    return f"/v1{path}" if WITHOUT_V1.match(path) else path
 
 
 class Gate:
@@ -34,6 +43,10 @@ class Gate:
             return
 
         started = False
+        method = (
+            "GET" if scope["method"] == "HEAD" else scope["method"]
+        )  # whoever writes the answer leaves its body out
+        scope = scope | {"path": usual_path(scope["path"]), "method": method}
 
         async def counted(message: Message) -> None:
             nonlocal started
@@ -50,9 +63,9 @@ class Gate:
                 raise ApiError(400, message, "ambiguous_length", {"Connection": "close"})
             self.check_key(scope["path"], headers)
             if scope["method"] == "POST":
-                body = await self.read_body_in_time(headers.get(b"content-length", b"0"), receive)
+                body = await self.read_body_in_time(headers, receive)
                 # the original reads JSON whatever its declared type is: curl -d declares a form
-                kept = [item for item in scope["headers"] if item[0] not in (b"content-type", b"content-length")]
+                kept = [item for item in scope["headers"] if item[0] not in REPLACED]
                 length = str(len(body)).encode()
                 scope["headers"] = [*kept, (b"content-type", b"application/json"), (b"content-length", length)]
                 receive = replay(body, receive)
@@ -73,16 +86,16 @@ class Gate:
             message = "Incorrect API key provided: send the server's key as `Authorization: Bearer KEY`"
             raise ApiError(401, message, "invalid_api_key", {"WWW-Authenticate": "Bearer"})
 
-    async def read_body_in_time(self, declared: bytes, receive: Receive) -> bytes:
+    async def read_body_in_time(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         seconds = self.arguments.request_timeout
         try:
-            return await asyncio.wait_for(self.read_body(declared, receive), seconds)
+            return await asyncio.wait_for(self.read_body(headers, receive), seconds)
         except asyncio.TimeoutError as error:  # noqa: UP041 (Python 3.10 has two of that name)
             raise ApiError(408, f"the body took more than {seconds:g} seconds", "body_timeout") from error
 
-    async def read_body(self, declared: bytes, receive: Receive) -> bytes:
+    async def read_body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
         limit, parts, size, more = self.arguments.max_body_bytes, [], 0, True
-        too_large = ApiError(413, f"the body may have {limit} bytes: please reduce the length", "body_too_large")
+        declared, too_large = headers.get(b"content-length", b"0"), body_too_large(limit)
         if declared.isdigit() and int(declared) > limit:
             raise too_large
         while more:
@@ -94,7 +107,8 @@ class Gate:
             if size > limit:
                 raise too_large
             more = message.get("more_body", False)
-        body = b"".join(parts).removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as editors on Windows write it
+        body = await run_in_threadpool(unpack, b"".join(parts), headers.get(b"content-encoding", b""), limit)
+        body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as editors on Windows write it
         await run_in_threadpool(self.check_characters, body)
         return body
 
@@ -112,6 +126,35 @@ class Gate:
             raise ApiError(422, f"the body must be JSON in UTF-8: {error.reason}", "invalid_json") from error
         except (ValueError, RecursionError):  # not JSON at all: who reads it says so
             pass
+
+
+def body_too_large(limit: int) -> ApiError:
+    """Return the error of a body above the limit, in bytes."""
+    return ApiError(413, f"the body may have {limit} bytes: please reduce the length", "body_too_large")
+
+
+def unpack(body: bytes, encoding: bytes, limit: int) -> bytes:
+    """Return a body as it was before it was packed; no more than the limit of bytes is ever unpacked.
+
+    Raises:
+        ApiError: it is larger, packed in another way than gzip, or damaged.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in (b"", b"identity"):
+        return body
+    if encoding not in (b"gzip", b"x-gzip"):
+        message = f"Content-Encoding is {encoding.decode('latin-1'):.40}: send the body as it is, or by gzip"
+        raise ApiError(415, message, "unsupported_encoding", {"Accept-Encoding": "gzip"})
+    unpacker = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    try:
+        plain = unpacker.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ApiError(422, f"the body is no gzip: {error}", "invalid_gzip") from error
+    if len(plain) > limit:
+        raise body_too_large(limit)
+    if not unpacker.eof or unpacker.unused_data:
+        raise ApiError(422, "the body is no gzip: it must end where its one part ends", "invalid_gzip")
+    return plain
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
