@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from engine import Answer
 
 from .errors import error_body
-from .foreign import chat_request, named_event, respond, sampling_fields
-from .protocol import ApiError, ChatCompletionRequest, Ignored, Limit, StopText, TextRequest, few_fields, new_id
+from .foreign import chat_request, check_needed, named_event, read_arguments, respond, sampling_fields
+from .protocol import (
+    FUNCTION_NAME,
+    FUNCTIONS_ONLY,
+    TEXT_ONLY,
+    ApiError,
+    ChatCompletionRequest,
+    Ignored,
+    Limit,
+    OpenRequest,
+    StopText,
+    TextRequest,
+    new_id,
+    of_type,
+)
 from .service import STREAMED, Service
 
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 NEEDED = {"text": "text", "tool_use": "name", "tool_result": "tool_use_id"}  # of a block, by its type
-PASSED_OVER = ("thinking", "redacted_thinking")  # what other models have thought
+KNOWN_BLOCKS = of_type(*NEEDED, refusal=TEXT_ONLY, passed_over=["thinking", "redacted_thinking"])
 
 
 class Block(BaseModel):
-    """A part of a message: text, a call or its result."""
+    """A part of a message: text, a call or its result; what other models have thought is passed over."""
 
     model_config = ConfigDict(strict=True)
     type: str
@@ -32,20 +43,16 @@ class Block(BaseModel):
     name: str | None = None
     input: dict[str, Any] | None = None
     tool_use_id: str | None = None
-    content: str | Annotated[list[Block], Field(max_length=4096, fail_fast=True)] | None = None
+    content: Blocks | None = None
 
     @model_validator(mode="after")
-    def check_type(self) -> Block:
-        """Refuse pictures and documents in words."""
-        if self.type not in NEEDED and self.type not in PASSED_OVER:
-            message = "ChatGLM-6B reads text only, not {type}: send text blocks"
-            raise PydanticCustomError("unsupported", message, {"type": self.type[:40]})
-        if self.type in NEEDED and getattr(self, NEEDED[self.type]) is None:
-            raise PydanticCustomError("missing", "a block of this type needs {field}", {"field": NEEDED[self.type]})
+    def check_fields(self) -> Block:
+        """Refuse a block without what its type needs."""
+        check_needed(self, NEEDED)
         return self
 
 
-Blocks = str | Annotated[list[Block], Field(max_length=4096, fail_fast=True)]
+Blocks = str | Annotated[list[Annotated[Block, KNOWN_BLOCKS]], Field(max_length=4096, fail_fast=True)]
 
 
 def text_of(content: Blocks | None) -> str:
@@ -79,35 +86,27 @@ class BlockMessage(BaseModel):
 class InputTool(BaseModel):
     """A function that the model may call."""
 
-    type: Literal["custom"] | None = None
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=FUNCTION_NAME)]
     description: str | None = None
     input_schema: dict[str, Any]
     strict: bool | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def check_type(cls, tool: Any) -> Any:
-        """Refuse Anthropic's own tools in words."""
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind != "custom":
-            message = "this server has no tool {kind}: it calls functions only"
-            raise PydanticCustomError("unsupported", message, {"kind": kind[:40]})
-        return tool
+    def function(self) -> dict[str, Any]:
+        """Return it as OpenAI's."""
+        return self.model_dump(exclude={"input_schema"}) | {"parameters": self.input_schema}
 
 
 class Choice(BaseModel):
     """Whether a function has to be called, and which."""
 
-    type: Literal["auto", "any", "none", "tool"]
+    type: Literal["auto", "any", "none", "tool"] = "auto"
     name: str | None = None
     disable_parallel_tool_use: bool | None = None
 
     @model_validator(mode="after")
-    def check_name(self) -> Choice:
+    def check_fields(self) -> Choice:
         """Refuse a call of a function without its name."""
-        if (self.name is not None) != (self.type == "tool"):
-            raise PydanticCustomError("missing", "a tool_choice has a name if its type is tool")
+        check_needed(self, {"tool": "name"})
         return self
 
 
@@ -125,23 +124,12 @@ class OutputConfig(BaseModel):
     format: JsonFormat | None = None
 
 
-class MessagesRequest(TextRequest):
+class MessagesRequest(TextRequest, OpenRequest):
     """`POST /v1/messages`; a message of the assistant at the end is continued."""
 
     model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={
-            "examples": [
-                {"model": "chatglm-6b", "max_tokens": 9, "messages": [{"role": "user", "content": "你好"}]},
-            ]
-        },
+        json_schema_extra={"examples": [{"max_tokens": 9, "messages": [{"role": "user", "content": "你好"}]}]}
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def limit_fields(cls, body: Any) -> Any:
-        """Refuse a body of thousands of unknown fields with one mistake."""
-        return few_fields(body)
 
     messages: Annotated[list[BlockMessage], Field(min_length=1, max_length=4096, fail_fast=True)]
     model: str | None = None
@@ -149,7 +137,9 @@ class MessagesRequest(TextRequest):
     system: Blocks | None = None
     stop_sequences: Annotated[list[StopText], Field(max_length=16)] | None = None
     stream: bool | None = None
-    tools: Annotated[list[InputTool], Field(max_length=128)] | None = None
+    tools: (
+        Annotated[list[Annotated[InputTool, of_type("custom", refusal=FUNCTIONS_ONLY)]], Field(max_length=128)] | None
+    ) = None
     tool_choice: Choice | None = None
     output_config: OutputConfig | None = None
     cache_control: Ignored = None
@@ -159,8 +149,7 @@ class MessagesRequest(TextRequest):
 
     def chat(self) -> ChatCompletionRequest:
         """Return the same request as OpenAI's route takes it."""
-        choice, form = self.tool_choice or Choice(type="auto"), self.output_config and self.output_config.format
-        keys = {"input_schema": "parameters"}
+        choice, form = self.tool_choice or Choice(), self.output_config and self.output_config.format
         system = [] if self.system is None else [{"role": "system", "content": text_of(self.system)}]
         return chat_request(
             self,
@@ -170,11 +159,8 @@ class MessagesRequest(TextRequest):
             max_tokens=self.max_tokens,
             stream=self.stream,
             response_format=form and {"type": "json_schema", "json_schema": {"schema": form.schema_}},
-            tools=self.tools
-            and [
-                {"function": {keys.get(key, key): value for key, value in one if key != "type"}} for one in self.tools
-            ],
-            tool_choice={"function": {"name": choice.name}} if choice.name else CHOICES[choice.type],
+            tools=self.tools and [{"function": tool.function()} for tool in self.tools],
+            tool_choice=CHOICES.get(choice.type) or {"function": {"name": choice.name}},
             parallel_tool_calls=not choice.disable_parallel_tool_use,
         )
 
@@ -215,14 +201,11 @@ class MessageWriter:
             yield self._of_block("delta", delta={"type": "input_json_delta", "partial_json": part})
 
     def _close(self) -> Iterator[str]:
-        """End the last block; arguments that the limit has cut are none, as they are no JSON."""
+        """End the last block."""
         if not self.content:
             return
         if self.content[-1]["type"] == "tool_use":
-            try:
-                self.content[-1]["input"] = json.loads(self.arguments)
-            except ValueError:
-                self.content[-1]["input"] = {}
+            self.content[-1]["input"] = read_arguments(self.arguments)
         yield self._of_block("stop")
 
     def end(self, reason: str, counts: dict[str, int]) -> Iterator[str]:

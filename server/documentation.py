@@ -17,7 +17,8 @@ textarea, .answer { width: 100%; box-sizing: border-box; font: 14px/1.4 ui-monos
 details { border-top: 1px solid #8884; padding: .5rem 0 } summary { cursor: pointer }
 code { font-weight: 600 } .fields { font-size: 14px }
 </style></head><body><h1>ChatGLM-6B</h1><pre id="about"></pre>
-<p><label>API key · 密钥 <input id="key" type="password" autocomplete="off"></label> <a href="openapi.json">openapi.json</a>
+<p><label>API key · 密钥 <input id="key" type="password" autocomplete="off"></label>
+<a href="openapi.json">openapi.json</a>
 <div id="routes"></div>
 <script>
 const make = (name, text = "", more = {}) => Object.assign(document.createElement(name), {textContent: text}, more)

@@ -6,13 +6,15 @@ and is the whole answer at their end, so that a stream and an answer in one piec
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, Protocol
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from engine import Answer
 
@@ -61,6 +63,20 @@ def chat_request(body: BaseModel, **fields: Any) -> ChatCompletionRequest:
 def sampling_fields(body: TextRequest) -> dict[str, Any]:
     """Return the parameters of sampling and the stop texts of a request, as every request for text has them."""
     return {name: getattr(body, name) for name in TextRequest.model_fields}
+
+
+def check_needed(value: BaseModel, needed: Mapping[str | None, str]) -> None:
+    """Refuse an object that lacks the field which its type needs."""
+    if (field := needed.get(value.type)) and getattr(value, field) is None:
+        raise PydanticCustomError("missing", "with this type, {field} is needed", {"field": field})
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """Return the arguments of a call; those that the limit of tokens has cut are none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
 
 
 def named_event(data: dict[str, Any]) -> str:

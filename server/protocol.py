@@ -24,6 +24,7 @@ from engine import Answer, TokenProbability
 
 DONE = "data: [DONE]\n\n"
 MOST_FIELDS = 200
+FUNCTION_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}  # JSON escapes the others by itself
 
 
@@ -178,11 +179,38 @@ class OriginalRequest(TextRequest):
     stream: bool | Literal[0, 1] | None = None
 
 
-def few_fields(body: Any) -> Any:
-    """Return a body as it is, unless it has more fields than any request could have."""
-    if isinstance(body, dict) and len(body) > MOST_FIELDS:
-        raise PydanticCustomError("too_many_fields", f"a request has at most {MOST_FIELDS} fields")
-    return body
+class OpenRequest(BaseModel):
+    """A request that may have parameters which this server does not know; `ignored` tells which."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="before")
+    @classmethod
+    def limit_fields(cls, body: Any) -> Any:
+        """Refuse a body of thousands of unknown fields with one mistake."""
+        if isinstance(body, dict) and len(body) > MOST_FIELDS:
+            raise PydanticCustomError("too_many_fields", f"a request has at most {MOST_FIELDS} fields")
+        return body
+
+
+def of_type(*kinds: str, refusal: str, passed_over: Sequence[str] = ()) -> BeforeValidator:
+    """Return a validator that refuses objects whose `type` is another, in words, before their fields are looked at.
+
+    Args:
+        kinds: types that are understood.
+        refusal: why others are not, with {type} for theirs.
+        passed_over: types of which nothing is kept but the type.
+    """
+
+    def check(value: Any) -> Any:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind in passed_over:
+            return {"type": kind}
+        if isinstance(kind, str) and kind not in kinds:
+            raise PydanticCustomError("unsupported", refusal, {"type": kind[:40]})
+        return value
+
+    return BeforeValidator(check)
 
 
 class Part(BaseModel):
@@ -192,14 +220,11 @@ class Part(BaseModel):
     type: str
     text: str = ""
 
-    @model_validator(mode="after")
-    def check_type(self) -> Part:
-        """Refuse pictures, sound and files in words."""
-        if self.type not in ("text", "input_text", "output_text", "refusal"):
-            raise PydanticCustomError(
-                "unsupported", "ChatGLM-6B reads text only, not {type}: send text parts", {"type": self.type[:40]}
-            )
-        return self
+
+TEXT_ONLY = "ChatGLM-6B reads text only, not {type}: send text parts"
+FUNCTIONS_ONLY = "this server has no tool {type}: it calls functions only"
+TEXT_PARTS = of_type("text", "input_text", "output_text", "refusal", refusal=TEXT_ONLY)
+Content = str | Annotated[list[Annotated[Part, TEXT_PARTS]], Field(max_length=4096, fail_fast=True)]
 
 
 class CalledFunction(BaseModel):
@@ -219,7 +244,7 @@ class ToolCall(BaseModel):
 class Function(BaseModel):
     """A function that the model may call; its parameters are a JSON schema."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=FUNCTION_NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -260,7 +285,7 @@ class Message(BaseModel):
 
     model_config = ConfigDict(strict=True)
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[Part], Field(max_length=4096, fail_fast=True)] | None = None
+    content: Content | None = None
     name: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=256, fail_fast=True)] | None = None
     tool_call_id: str | None = None
@@ -279,16 +304,8 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class OpenAIRequest(TextRequest):
-    """What both of OpenAI's routes for text take; `ignored` tells what else a request has."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @model_validator(mode="before")
-    @classmethod
-    def limit_fields(cls, body: Any) -> Any:
-        """Refuse a body of thousands of unknown fields with one mistake."""
-        return few_fields(body)
+class OpenAIRequest(TextRequest, OpenRequest):
+    """What both of OpenAI's routes for text take."""
 
     model: str | None = None
     max_tokens: Limit | None = None
@@ -445,21 +462,13 @@ class DetokenizeRequest(BaseModel):
     tokens: list[whole(ge=0)]
 
 
-class EmbeddingRequest(BaseModel):
+class EmbeddingRequest(OpenRequest):
     """`POST /v1/embeddings`: the mean of the last hidden states, at length 1.
 
     A weak embedding: the model was not trained for it. Token ids are refused: they are another vocabulary's.
     """
 
-    model_config = ConfigDict(
-        strict=True, extra="allow", json_schema_extra={"examples": [{"model": "chatglm-6b", "input": ["你好"]}]}
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def limit_fields(cls, body: Any) -> Any:
-        """Refuse a body of thousands of unknown fields with one mistake."""
-        return few_fields(body)
+    model_config = ConfigDict(strict=True, json_schema_extra={"examples": [{"model": "chatglm-6b", "input": ["你好"]}]})
 
     input: Annotated[str | Annotated[list[str], Field(min_length=1, max_length=2048)], BeforeValidator(_text_not_ids)]
     model: str | None = None

@@ -8,28 +8,28 @@ from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 from engine import Answer
 
-from .foreign import chat_request, named_event, respond, sampling_fields
+from .foreign import chat_request, check_needed, named_event, respond, sampling_fields
 from .protocol import (
+    FUNCTIONS_ONLY,
     ApiError,
     ChatCompletionRequest,
+    Content,
     Function,
     Ignored,
     Limit,
-    Part,
+    OpenRequest,
     TextRequest,
-    few_fields,
     new_id,
+    of_type,
     unsupported,
 )
 from .service import STREAMED, Service
 
-Content = str | Annotated[list[Part], Field(max_length=4096, fail_fast=True)]
 STATELESS = "this server stores no answers: send the whole dialogue as `input`"
-ITEMS = ("message", "function_call", "function_call_output", "reasoning")
+NEEDED = {None: "role", "message": "role", "function_call": "name", "function_call_output": "output"}
 
 
 class Item(BaseModel):
@@ -44,39 +44,22 @@ class Item(BaseModel):
     arguments: str | None = None
     output: Content | None = None
 
-    @model_validator(mode="before")
-    @classmethod
-    def check_type(cls, item: Any) -> Any:
-        """Refuse other items in words, before their fields are looked at."""
-        kind = item.get("type") or "message" if isinstance(item, dict) else None
-        if isinstance(kind, str) and kind not in ITEMS:
-            advice = STATELESS if kind == "item_reference" else f"items are {', '.join(ITEMS)}"
-            raise PydanticCustomError("unsupported", "not {kind}: {advice}", {"kind": kind[:40], "advice": advice})
-        return {"type": kind} if kind == "reasoning" else item
-
     @model_validator(mode="after")
     def check_fields(self) -> Item:
         """Refuse an item without what its type needs."""
-        needed = {"function_call": "name", "function_call_output": "output", "reasoning": "type"}.get(self.type, "role")
-        if getattr(self, needed) is None:
-            raise PydanticCustomError("missing", "an item of this type needs {field}", {"field": needed})
+        check_needed(self, NEEDED)
         return self
+
+
+KNOWN_ITEMS = of_type(
+    *filter(None, NEEDED), refusal="this server knows no {type}, and stores nothing", passed_over=["reasoning"]
+)
 
 
 class ItemTool(Function):
     """A function that the model may call."""
 
     type: Literal["function"] = "function"
-
-    @model_validator(mode="before")
-    @classmethod
-    def check_type(cls, tool: Any) -> Any:
-        """Refuse OpenAI's own tools in words."""
-        kind = tool.get("type") if isinstance(tool, dict) else None
-        if isinstance(kind, str) and kind != "function":
-            message = "this server has no tool {kind}: it calls functions only"
-            raise PydanticCustomError("unsupported", message, {"kind": kind[:40]})
-        return tool
 
 
 class ChosenTool(BaseModel):
@@ -103,27 +86,20 @@ class TextConfig(BaseModel):
     format: Format | None = None
 
 
-class ResponsesRequest(TextRequest):
+class ResponsesRequest(TextRequest, OpenRequest):
     """`POST /v1/responses`."""
 
-    model_config = ConfigDict(
-        extra="allow",
-        json_schema_extra={"examples": [{"model": "chatglm-6b", "input": "你好", "max_output_tokens": 9}]},
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"model": "chatglm-6b", "input": "你好"}]})
 
-    @model_validator(mode="before")
-    @classmethod
-    def limit_fields(cls, body: Any) -> Any:
-        """Refuse a body of thousands of unknown fields with one mistake."""
-        return few_fields(body)
-
-    input: str | Annotated[list[Item], Field(min_length=1, max_length=4096, fail_fast=True)]
+    input: str | Annotated[list[Annotated[Item, KNOWN_ITEMS]], Field(min_length=1, max_length=4096, fail_fast=True)]
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: Limit | None = None
     stream: bool | None = None
     text: TextConfig | None = None
-    tools: Annotated[list[ItemTool], Field(max_length=128)] | None = None
+    tools: (
+        Annotated[list[Annotated[ItemTool, of_type("function", refusal=FUNCTIONS_ONLY)]], Field(max_length=128)] | None
+    ) = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     parallel_tool_calls: bool | None = None
     metadata: dict[str, Any] | None = None
@@ -179,35 +155,26 @@ class ResponseWriter:
     """An answer as items, and the events that build them."""
 
     def __init__(self, body: ResponsesRequest, model: str, name: str) -> None:
-        form = body.text and body.text.format
-        form = form.model_dump(by_alias=True, exclude_none=True) if form else {"type": "text"}
-        choice = body.tool_choice.model_dump() if isinstance(body.tool_choice, ChosenTool) else body.tool_choice
         self.number, self.output = 0, []
-        self.response = {
+        repeated = {"instructions", "max_output_tokens", "temperature", "tool_choice", "tools", "top_p"}
+        self.response = body.model_dump(include=repeated) | {
             "id": name,
             "object": "response",
             "created_at": int(time.time()),
             "status": "in_progress",
-            "background": False,
             "error": None,
             "incomplete_details": None,
-            "instructions": body.instructions,
-            "max_output_tokens": body.max_output_tokens,
             "metadata": body.metadata or {},
             "model": body.model or model,
             "output": self.output,
             "parallel_tool_calls": body.parallel_tool_calls is not False,
             "previous_response_id": None,
-            "reasoning": {"effort": None, "summary": None},
             "store": False,
-            "temperature": body.temperature,
-            "text": {"format": form},
-            "tool_choice": choice or "auto",
-            "tools": [tool.model_dump() for tool in body.tools or ()],
-            "top_p": body.top_p,
-            "truncation": "disabled",
+            "text": body.text and body.text.model_dump(by_alias=True),
             "usage": None,
         }
+        for field, value in (("text", {"format": {"type": "text"}}), ("tool_choice", "auto"), ("tools", [])):
+            self.response[field] = self.response[field] or value
 
     def _event(self, kind: str, **more: Any) -> str:
         self.number += 1

@@ -29,9 +29,8 @@ from .protocol import (
     ApiError,
     ChatCompletionRequest,
     CompletionRequest,
-    EmbeddingRequest,
     Message,
-    OpenAIRequest,
+    OpenRequest,
     OriginalRequest,
     TextRequest,
     ignored,
@@ -275,7 +274,7 @@ class Service:
                 self.log(name, answers, [whole.text for whole in wholes], query)
         return wholes
 
-    def check_model(self, body: OpenAIRequest | EmbeddingRequest) -> None:
+    def check_model(self, body: OpenRequest) -> None:
         """Refuse an unknown model name where that is asked for."""
         served = self.arguments.served_model_name
         if self.arguments.strict_model_names and body.model not in (None, served):
@@ -295,7 +294,7 @@ class Service:
         if shortest >= self.limit:
             raise PromptTooLongError(shortest, self.limit)
 
-    def ignored_header(self, name: str, body: OpenAIRequest | EmbeddingRequest) -> dict[str, str]:
+    def ignored_header(self, name: str, body: OpenRequest) -> dict[str, str]:
         """Return the header that names the parameters which were ignored, and log them."""
         if not (names := [quote(one[:64] or '""') for one in ignored(body)[:16]]):
             return {}
