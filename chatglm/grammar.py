@@ -125,7 +125,8 @@ class Grammar:
     """
 
     def __init__(self, tokenizer: ChatGLMTokenizer, lark: str, exact_start: str = "") -> None:
-        library, self.vocabulary, self.exact_start = llguidance(), vocabulary(tokenizer), exact_start
+        library, self.vocabulary = llguidance(), vocabulary(tokenizer)
+        self.lark, self.exact_start = lark, exact_start
         limits = library.LLParserLimits(**LIMITS)
 
         def compiled(start: str) -> Any:

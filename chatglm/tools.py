@@ -5,7 +5,8 @@ of JSON each, after `INSTRUCTION`. An answer that calls is one line of JSON for 
 
     {"name": "get_weather", "arguments": {"city": "北京"}}
 
-Results come back as a question: `get_weather 的结果：…`. Every other answer is text, and does not start with `{`.
+Results come back as a question: `get_weather 的结果：…`. Every other answer is text: of the form that was asked for, or
+of none, and then it does not start with `{`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ INSTRUCTION = (
 MOST_CALLS = 16  # in one answer
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
 CALL_HEAD = re.compile(r'\s*\{"name": "([^"]*)", "arguments": ')
+BEFORE_NAME, BEHIND_NAME = '{"name": "', '", "arguments": '
 
 
 def plain_messages(
@@ -77,7 +79,11 @@ def _call_head(name: str) -> str:
 
 
 def call_grammar(
-    tokenizer: ChatGLMTokenizer, functions: Sequence[Mapping[str, Any]], forced: bool, several: bool
+    tokenizer: ChatGLMTokenizer,
+    functions: Sequence[Mapping[str, Any]],
+    forced: bool,
+    several: bool,
+    form: Grammar | None = None,
 ) -> Grammar:
     """Return the grammar of answers that call functions with arguments that fit their schemas.
 
@@ -86,6 +92,7 @@ def call_grammar(
         functions: those that may be called: `name`, `parameters` and `strict`.
         forced: whether the answer must call; else it may be a text.
         several: whether it may call more than once.
+        form: of an answer that does not call.
 
     Raises:
         GrammarError: parameters that are no usable schema.
@@ -95,20 +102,37 @@ def call_grammar(
         for one in functions
     )
     checked_size("".join(schema for _, schema, _ in schemas), "all functions' parameters together")
-    return _compile_calls(tokenizer, schemas, forced, several)
+    return _compile_calls(tokenizer, schemas, forced, several, form)
 
 
 @functools.lru_cache(maxsize=32)
 def _compile_calls(
-    tokenizer: ChatGLMTokenizer, schemas: tuple[tuple[str, str, bool], ...], forced: bool, several: bool
+    tokenizer: ChatGLMTokenizer,
+    schemas: tuple[tuple[str, str, bool], ...],
+    forced: bool,
+    several: bool,
+    form: Grammar | None,
 ) -> Grammar:
     more = f' ("\\n" call){{0,{MOST_CALLS - 1}}}' if several else ""
-    rules = [f"body: call{more}" if forced else f"body: call{more} | TEXT", "TEXT: /[^{\\s](.|\\n)*/"]
+    rules = [f"body: call{more}" if forced else f"body: call{more} | said"]
+    if not forced:
+        rules.append("said: /[^{\\s](.|\\n)*/" if form is None else form.lark.replace("body:", "said:", 1))
     rules.append("call: " + " | ".join(f"call_{index}" for index in range(len(schemas))))
     for index, (name, schema, strict) in enumerate(schemas):
-        rules.append(f'call_{index}: {lark_text(_call_head(name))} arguments_{index} "}}"')
+        # cut as JSON's own rules are, whose longest match would otherwise be the whole head
+        head = ("{", '"name"', ": ", json.dumps(name), ", ", '"arguments"', ": ")
+        rules.append(f'call_{index}: {" ".join(map(lark_text, head))} arguments_{index} "}}"')
         rules.append(f"arguments_{index}: {json_rule(schema, strict)}")
-    return Grammar(tokenizer, "\n".join(rules[:1] + (rules[2:] if forced else rules[1:])) + "\n", exact_start="{")
+    return Grammar(tokenizer, "\n".join(rules) + "\n", exact_start="{" if form is None else form.exact_start)
+
+
+def may_call(text: str) -> bool:
+    """Return whether a text may be the beginning of a call's head."""
+    text = text.lstrip()
+    if not text.startswith(BEFORE_NAME):
+        return BEFORE_NAME.startswith(text)
+    _, quote, rest = text.removeprefix(BEFORE_NAME).partition('"')
+    return BEHIND_NAME.startswith(quote + rest)
 
 
 class CallReader:
@@ -135,6 +159,8 @@ class CallReader:
                 self.pending, self.part, self.depth = self.pending[head.end() :], "arguments", 0
                 self.calls += 1
                 yield "call", head[1]
+            elif self.part == "head" and not self.calls and not may_call(self.pending):
+                self.part = "text"  # JSON of the form that was asked for
             elif self.part == "arguments":
                 end = self._arguments_end()
                 part, self.pending = self.pending[:end], self.pending[end:]

@@ -176,12 +176,10 @@ class Service:
         encode, before = await self.dialogue_encoder(body.messages, functions)
         grammar = None
         if functions:
-            if body.form() is not None:
-                message = "an answer that may call tools has no other form: leave response_format or tools out"
-                raise ApiError(400, message, "invalid_value", parameter="response_format")
-            forced = body.tool_choice not in (None, "auto")
+            forced = body.tool_choice not in (None, "auto")  # and then no answer is left that has another form
+            form = None if forced else await self.encode(response_grammar, self.tokenizer, body.form())
             several = body.parallel_tool_calls is not False and body.named_tool is None
-            grammar = await self.encode(call_grammar, self.tokenizer, functions, forced, several)
+            grammar = await self.encode(call_grammar, self.tokenizer, functions, forced, several, form)
         return await self.complete(body, [encode], before=before, grammar=grammar)
 
     def encode_prompt(self, prompt: str | list[int]) -> list[int]:
@@ -212,7 +210,7 @@ class Service:
         if self.arguments.strict_parameters and (names := ignored(body)):
             message = f"unsupported parameter: {', '.join(names)}"
             raise ApiError(400, message, "unsupported_parameter", parameter=names[0])
-        if (form := body.form()) is not None:
+        if more.get("grammar") is None and (form := body.form()) is not None:
             more["grammar"] = await self.encode(response_grammar, self.tokenizer, form)
         max_tokens, requests = body.limit() or self.sampling.max_new_tokens, []
         for encode in prompts:

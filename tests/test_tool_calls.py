@@ -84,8 +84,24 @@ def test_hopeless_forms_are_400_and_the_server_lives_on(http, form):
 
 
 def test_two_forms_at_once_are_refused(http):
-    for more in ({"guided_regex": "a", "guided_choice": ["a"]}, {"guided_json": PERSON, "tools": TOOLS}):
-        assert http.post(CHAT, json=ASK | more).status_code == 400
+    assert http.post(CHAT, json=ASK | {"guided_regex": "a", "guided_choice": ["a"]}).status_code == 400
+
+
+def test_an_answer_that_may_call_has_its_form_otherwise(http):
+    """By chance of the seed, it calls, or it has the form; where a call is forced, there is no other answer."""
+    found, form = set(), {"type": "array", "items": {"enum": [1, 2]}, "minItems": 1, "maxItems": 3}
+    for seed in range(8):
+        body = ASK | {"response_format": json_format(form), "tools": TOOLS, "seed": seed, "temperature": 50}
+        message = http.post(CHAT, json=body).json()["choices"][0]["message"]
+        if "tool_calls" in message:
+            found |= {"call" for call in message["tool_calls"] if arguments(call) is not None}
+        else:
+            found.add("form")
+            jsonschema.validate(json.loads(message["content"]), form)
+    assert found == {"call", "form"}
+    forced = {"response_format": json_format(PERSON), "tools": TOOLS, "tool_choice": NAMED}
+    (call,) = http.post(CHAT, json=ASK | forced).json()["choices"][0]["message"]["tool_calls"]
+    assert arguments(call)
 
 
 @pytest.mark.parametrize(("choice", "reason"), [("required", "tool_calls"), (NAMED, "stop")], ids=["required", "named"])

@@ -8,6 +8,7 @@ import random
 import jsonschema
 import pytest
 
+from chatglm.grammar import response_grammar
 from chatglm.tools import INSTRUCTION, CallReader, call_grammar, call_text, plain_messages
 
 WEATHER = {
@@ -79,7 +80,7 @@ def test_call_reader_finds_calls_however_they_are_cut():
 
 
 def test_call_reader_gives_text_as_it_is():
-    for text in ("你好", "  [1] {", " x\n{"):
+    for text in ("你好", "  [1] {", " x\n{", '{"name": "x", "age": 3}', '{"name":"x"}', "{}", '{"named": 1}'):
         assert read(text, random.Random(1)) == (text, [])
 
 
@@ -99,3 +100,17 @@ def test_call_grammar_forces_calls_and_their_arguments(mini_tokenizer):
     free = call_grammar(mini_tokenizer, [WEATHER, TIME], forced=False, several=True)
     assert matches(free, f"{good}\n{other}\n{good}") and matches(free, "好 {x\n") and not matches(free, "{x}")
     assert ids("好")  # the tokenizer itself is unchanged
+
+
+def test_call_grammar_leaves_the_form_to_what_is_no_call(mini_tokenizer):
+    pytest.importorskip("llguidance", reason="llguidance is not installed")
+    for form, said in (
+        ({"type": "json_schema", "json_schema": {"schema": {"type": "object"}}}, '{"name": "x"}'),
+        ({"type": "regex", "regex": "[ab]+"}, "ab"),
+        ({"type": "choice", "choice": ["甲", "乙"]}, "乙"),
+    ):
+        form = response_grammar(mini_tokenizer, form)
+        grammar = call_grammar(mini_tokenizer, [WEATHER, TIME], False, True, form)
+        for text, allowed in ((said, True), (call_text("time", {}), True), ("好", False)):
+            matcher = grammar.matcher.deep_copy()
+            assert (matcher.consume_tokens(grammar.vocabulary(text)) and matcher.is_accepting()) is allowed, text
