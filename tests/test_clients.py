@@ -37,7 +37,7 @@ def engine(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(engine):
     sampling = SamplingArguments(max_new_tokens=40)  # the random model's answers often go on to the model's limit
-    with serving(api.build_app(engine, ServerArguments(glm_bot=True), sampling)) as found:
+    with serving(api.build_app(engine, ServerArguments(glm_bot=True, ollama=True), sampling)) as found:
         yield found
 
 
@@ -293,7 +293,8 @@ def test_the_servers_own_description_holds(address, no_proxy):
             max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(hypothesis.HealthCheck)
         )
         def check(case) -> None:
-            limit = {"/": "max_new_tokens", "/stream": "max_new_tokens"}.get(case.path, "max_tokens")
+            limits = {"/": "max_new_tokens", "/stream": "max_new_tokens", "/v1/responses": "max_output_tokens"}
+            limit = limits.get(case.path, "max_tokens")
             if isinstance(case.body, dict) and (limit in case.body or case.path.endswith(("/completions", "/"))):
                 case.body[limit] = 2
                 case.body.pop("max_completion_tokens", None)
