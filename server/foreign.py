@@ -51,10 +51,14 @@ def chat_request(body: BaseModel, **fields: Any) -> ChatCompletionRequest:
         fields: of the chat request.
 
     Raises:
+        ApiError: several answers are asked for.
         RequestValidationError: a value that no chat request may have.
     """
+    more = body.model_extra or {}
+    if more.get("n") not in (None, 1):
+        raise ApiError(400, "this route gives one answer: leave n out", "unsupported_parameter", parameter="n")
     try:
-        return ChatCompletionRequest.model_validate((body.model_extra or {}) | fields)
+        return ChatCompletionRequest.model_validate(more | fields | {"n": 1})
     except ValidationError as error:
         found = [one | {"loc": ("body", *one["loc"])} for one in error.errors()]
         raise RequestValidationError(found) from error
@@ -75,7 +79,7 @@ def read_arguments(text: str) -> dict[str, Any]:
     """Return the arguments of a call; those that the limit of tokens has cut are none."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
 
 
@@ -108,7 +112,7 @@ async def respond(
     reader = ChatAnswer(body)
     if body.stream:
         events = _events(service, answers[0], reader, writer, name, query)
-        return EventStream(request, answers, events, headers | {"Content-Type": media_type})
+        return EventStream(request, answers, events, headers | {"Content-Type": f"{media_type}; charset=utf-8"})
     (whole,) = await service.collect(request, answers, name, query)
     list(writer.start(answers[0]))
     for kind, part in reader.parts(whole.text):

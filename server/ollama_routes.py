@@ -21,7 +21,6 @@ from .service import Service
 
 LINES = "application/x-ndjson"
 STREAMED = {200: {"description": "the answer", "content": {"application/json": {}, LINES: {}}}}
-VERSION = "0.6.0"  # of Ollama, whose routes these are: clients refuse one that is too old
 RENAMED = {"num_predict": "max_tokens", "repeat_penalty": "repetition_penalty"}
 OF_OLLAMA = {"num_ctx", "num_batch", "num_gpu", "num_thread", "num_keep", "use_mmap"}  # how its model is run
 NO_IMAGES = unsupported([], advice="ChatGLM-6B reads text only")
@@ -48,7 +47,6 @@ class OllamaRequest(OpenRequest):
     stream: bool | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
     options: Annotated[dict[str, Any], Field(max_length=100)] | None = None
-    keep_alive: Any = None
     images: NO_IMAGES = None
     raw: unsupported(False, advice="/v1/completions continues bare texts") = None
     suffix: unsupported("", advice="the model continues texts, it does not fill gaps") = None
@@ -57,16 +55,14 @@ class OllamaRequest(OpenRequest):
     def chat(self) -> ChatCompletionRequest:
         """Return the same request as OpenAI's route takes it."""
         options = {RENAMED.get(name, name): one for name, one in (self.options or {}).items() if name not in OF_OLLAMA}
-        if options.get("max_tokens") == -2:  # as far as there is room
-            del options["max_tokens"]
+        options |= {"max_tokens": -1} if options.get("max_tokens") == -2 else {}  # both: as far as there is room
         messages = [one.model_dump() | {"name": one.tool_name} for one in self.messages or ()]
         for role, text in ("system", self.system), ("user", self.prompt):
             messages += [{"role": role, "content": text}] if text else []
-        form = {"type": "json_object"} if self.format == "json" else None
-        if isinstance(self.format, dict):
-            form = {"type": "json_schema", "json_schema": {"schema": self.format}}
-        more = {"messages": messages, "tools": self.tools, "response_format": form, "n": 1}
-        return chat_request(self, **options | more | {"stream": self.stream is not False, "model": self.model})
+        schema = {"type": "object"} if self.format == "json" else self.format
+        form = {"type": "json_schema", "json_schema": {"schema": schema}} if schema else None
+        more = {"tools": self.tools, "response_format": form, "stream": self.stream is not False, "model": self.model}
+        return chat_request(self, **options | more | {"messages": messages})
 
 
 class OllamaWriter:
@@ -78,8 +74,8 @@ class OllamaWriter:
     def line(self, text: str, **more: Any) -> dict[str, Any]:
         """Return a line."""
         content = {"message": {"role": "assistant", "content": text}} if self.chat else {"response": text}
-        now = datetime.now(timezone.utc).isoformat()
-        return {"model": self.model, "created_at": now, **content, "done": False, **more}
+        head = {"model": self.model, "created_at": datetime.now(timezone.utc).isoformat()}
+        return {**head, **content, "done": False, **more}
 
     def start(self, answer: Answer) -> Iterator[str]:
         """Keep the answer, whose times the last line has."""
@@ -98,8 +94,8 @@ class OllamaWriter:
 
     def end(self, reason: str, counts: dict[str, int]) -> Iterator[str]:
         """End the answer."""
-        now, begun, first = time.monotonic(), self.answer.submitted, self.answer.first_token or time.monotonic()
-        durations = {"total": now - begun, "load": 0, "prompt_eval": first - begun, "eval": now - first}
+        ended, begun, first = time.monotonic(), self.answer.submitted, self.answer.first_token or time.monotonic()
+        durations = {"total": ended - begun, "load": 0, "prompt_eval": first - begun, "eval": ended - first}
         last = {f"{name}_duration": int(1e9 * seconds) for name, seconds in durations.items()}
         last |= {"prompt_eval_count": counts["prompt_tokens"], "eval_count": counts["completion_tokens"]}
         last |= {"done": True, "done_reason": "length" if reason == "length" else "stop"}
@@ -122,28 +118,20 @@ class OllamaWriter:
 def add_ollama_routes(app: FastAPI, service: Service) -> None:
     """Add Ollama's routes."""
     name, model = service.arguments.served_model_name, service.engine.model
-    sizes = {"context_length": service.limit, "embedding_length": model.config.hidden_size}
-    info = {"general.architecture": "chatglm", **{f"chatglm.{key}": value for key, value in sizes.items()}}
+    info = {"general.architecture": "chatglm", "chatglm.context_length": service.limit}
     details = {"format": "safetensors", "family": "chatglm", "families": ["chatglm"]}
     card = {"name": name, "model": name, "size": model.get_memory_footprint(), "details": details}
-    card |= {"modified_at": datetime.now(timezone.utc).isoformat()}
     card |= {"digest": hashlib.sha256(name.encode()).hexdigest()}  # of the name: clients show its beginning
 
-    async def answer(request: Request, body: OllamaRequest, chat: bool) -> Response:
-        writer = OllamaWriter(body.model, chat)
+    @app.post("/api/chat", tags=["Ollama"], responses=STREAMED)
+    @app.post("/api/generate", tags=["Ollama"], responses=STREAMED)
+    async def answer(request: Request, body: OllamaRequest) -> Response:
+        """Continue a dialogue, or answer a question."""
+        writer = OllamaWriter(body.model, chat=request.url.path.endswith("/chat"))
         if not body.messages and not body.prompt:  # how clients have a model loaded, as this one is
             return JSONResponse(writer.line("", done=True, done_reason="load"))
-        return await respond(service, request, body.chat(), writer, new_id("ollama"), LINES)
-
-    @app.post("/api/chat", tags=["Ollama"], responses=STREAMED)
-    async def chat(request: Request, body: OllamaRequest) -> Response:
-        """Continue a dialogue."""
-        return await answer(request, body, True)
-
-    @app.post("/api/generate", tags=["Ollama"], responses=STREAMED)
-    async def generate(request: Request, body: OllamaRequest) -> Response:
-        """Answer a question."""
-        return await answer(request, body.model_copy(update={"tools": None}), False)
+        asked = body if writer.chat else body.model_copy(update={"tools": None})
+        return await respond(service, request, asked.chat(), writer, new_id("ollama"), LINES)
 
     @app.get("/api/tags", tags=["Ollama"])
     async def tags() -> dict[str, Any]:
@@ -158,5 +146,5 @@ def add_ollama_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/version", tags=["Ollama"])
     async def version() -> dict[str, str]:
-        """Tell whose routes these are."""
-        return {"version": VERSION}
+        """Tell whose routes these are: clients refuse one that is too old."""
+        return {"version": "0.6.0"}

@@ -122,7 +122,7 @@ History = Annotated[list[Round], Field(max_length=4096, fail_fast=True)]
 Ignored = Any
 # parameters of other servers and of newer clients that change no answer of this one
 HARMLESS = {
-    "cache_prompt", "continue_final_message", "prediction", "prompt_cache_key", "prompt_cache_retention",
+    "cache_prompt", "continue_final_message", "keep_alive", "prediction", "prompt_cache_key", "prompt_cache_retention",
     "reasoning_effort", "safety_identifier", "verbosity",
 }  # fmt: skip
 
