@@ -107,7 +107,9 @@ class Gate:
             if size > limit:
                 raise too_large
             more = message.get("more_body", False)
-        body = await run_in_threadpool(unpack, b"".join(parts), headers.get(b"content-encoding", b""), limit)
+        body = b"".join(parts)
+        if encoding := headers.get(b"content-encoding"):
+            body = await run_in_threadpool(unpack, body, encoding, limit)
         body = body.removeprefix(b"\xef\xbb\xbf")  # a byte order mark, as editors on Windows write it
         await run_in_threadpool(self.check_characters, body)
         return body
