@@ -416,7 +416,9 @@ class CompletionRequest(OpenAIRequest):
             raise PydanticCustomError("unsupported", "best_of must be n: this server returns all that it generates")
         if self.echo and self.logprobs is not None:
             raise PydanticCustomError(
-                "unsupported", "echo has no logprobs: the model reads a prompt as a whole, not token by token"
+                "unsupported",
+                "echo has no logprobs: the model reads a prompt as a whole, not token by token; "
+                "ptuning/evaluate_benchmarks.py scores an answer behind its context",
             )
         return self
 

@@ -131,6 +131,32 @@ def test_langchain_openai(address, engine, no_proxy):
     assert len(embeddings.embed_query("你好")) == engine.model.config.hidden_size
 
 
+# lm-eval's class for servers
+
+
+@pytest.mark.parametrize("more", [{}, {"batch_size": 2}, {"num_concurrent": 2}, {"tokenizer": True}], ids=repr)
+def test_lm_eval_local_completions(address, engine, no_proxy, tmp_path, caplog, more):
+    """Tasks of generation: texts, lists of texts, and ids. Log-likelihoods are refused in words, which lm-eval logs."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install lm-eval[api]")
+    import requests
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    if ids := "tokenizer" in more:
+        engine.tokenizer.save_pretrained(tmp_path)
+    form = {"tokenizer": str(tmp_path)} if ids else {"tokenizer_backend": None, **more}
+    asking = LocalCompletionsAPI(base_url=f"{address}/v1/completions", model="chatglm-6b", max_retries=1, **form)
+    questions = ["你好", "天气", "1 + 1"]
+    settings = {"until": ["\n\n", "Question:", "</s>", "<|im_end|>", "问题"], "max_gen_toks": 8, "do_sample": False}
+    asked = [Instance("generate_until", {}, (question, settings), index) for index, question in enumerate(questions)]
+    expected = [expected_text(engine, question, max_new_tokens=8) for question in questions]
+    assert asking.generate_until(asked) == expected and len(set(expected)) == len(questions)
+    if ids:
+        with pytest.raises(requests.HTTPError):
+            asking.loglikelihood([Instance("loglikelihood", {}, ("你好", "好"), 0)])
+        assert "ptuning/evaluate_benchmarks.py" in caplog.text
+
+
 # Others, from ../shared/CLIENTS.md
 
 
