@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,13 +175,23 @@ def comparison_table(before: dict[str, float], after: dict[str, float], title: s
 
 def plot_losses(log_history: Sequence[dict[str, float]], file: Path) -> None:
     """Draw the losses that a run has logged, over its steps, into a picture."""
+    names = {"training": "loss", "validation": "eval_loss"}
+    plot_curves({label: loss_points(log_history, name) for label, name in names.items()}, file)
+
+
+def loss_points(log_history: Sequence[dict[str, float]], name: str = "loss") -> list[tuple[float, float]]:
+    """Return (step, value) for each row of a run's log that has a value of this name."""
+    return [(row["step"], row[name]) for row in log_history if name in row]
+
+
+def plot_curves(curves: Mapping[str, Sequence[tuple[float, float]]], file: Path) -> None:
+    """Draw losses over steps into a picture: for each label its (step, loss) points, if there are any."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = FigureCanvasAgg(figure).figure.add_subplot(xlabel="step", ylabel="loss (nats a token)")
-    for name, label in (("loss", "training"), ("eval_loss", "validation")):
-        points = [(row["step"], row[name]) for row in log_history if name in row]
+    for label, points in curves.items():
         if points:
             axes.plot(*zip(*points, strict=True), label=label, marker="." if len(points) < 30 else None)
     axes.legend()
