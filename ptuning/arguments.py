@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments
 
@@ -141,21 +142,22 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 
 
 def parse_training_arguments(
-    description: str, words: list[str]
-) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
-    """Parse the trainer's command line into `ModelArguments`, `DataArguments` and `TrainingArguments`.
+    description: str, words: list[str], training: type = TrainingArguments
+) -> tuple[ModelArguments, DataArguments, Any]:
+    """Parse a trainer's command line into `ModelArguments`, `DataArguments` and `training`.
 
     By the library's parser, as its own arguments are more than a hundred. Flags are the original's or today's, with
     dashes or underscores, or in one JSON file. A wrong value ends the process: one line, exit status 2.
     """
-    types = ModelArguments, DataArguments, TrainingArguments
+    types = ModelArguments, DataArguments, training
     usage = "%(prog)s --flag value … or %(prog)s arguments.json; --help lists all flags"
     parser = HfArgumentParser(
         types, description=description, usage=usage, formatter_class=HelpFormatter, allow_abbrev=False
     )
     try:
         words = original_flags.translate(words)
-        return parser.parse_args_into_dataclasses(with_learning_rate(words), look_for_args_file=False)
+        words = with_learning_rate(words) if training is TrainingArguments else words
+        return parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     except ValueError as error:  # from a dataclass's own checks, or for a flag that does not exist
         parser.exit(2, f"{parser.prog}: error: {error}\n")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import HfArgumentParser
 
 ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a script: its own folder, whose names are short, gives way to the project's
@@ -31,9 +30,9 @@ except ImportError as error:
 
 from loading.arguments import run_main  # noqa: E402
 from loading.checkpoint import LoadError  # noqa: E402
-from ptuning import data, original_flags  # noqa: E402
+from ptuning import data  # noqa: E402
 from ptuning import main as fine_tuning  # noqa: E402
-from ptuning.arguments import DataArguments, HelpFormatter, ModelArguments  # noqa: E402
+from ptuning.arguments import DataArguments, ModelArguments, parse_training_arguments  # noqa: E402
 from ptuning.trainer import ChatGLMTrainer  # noqa: E402
 
 ANSWERS = ("chosen", "rejected")
@@ -129,10 +128,8 @@ def run(model_arguments: ModelArguments, files: DataArguments, training: Prefere
 
 def main() -> None:
     """Parse the command line and run."""
-    types = ModelArguments, DataArguments, PreferenceArguments
-    parser = HfArgumentParser(types, description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     try:
-        run(*parser.parse_args_into_dataclasses(original_flags.translate(sys.argv[1:])))
+        run(*parse_training_arguments(__doc__, sys.argv[1:], PreferenceArguments))
     except fine_tuning.EXPECTED_ERRORS as error:
         raise LoadError(str(error)) from error
 

@@ -11,13 +11,11 @@ from replay import write_small_checkpoint
 for package in ("datasets", "peft", "trl"):
     pytest.importorskip(package, reason="training on preferences needs pip install trl")
 
-from transformers import HfArgumentParser  # noqa: E402
-
 from loading.arguments import ModelArguments as LoadArguments  # noqa: E402
 from loading.checkpoint import LoadError  # noqa: E402
 from loading.load import load_model_and_tokenizer  # noqa: E402
 from ptuning import train_preferences as preferences  # noqa: E402
-from ptuning.arguments import DataArguments, ModelArguments  # noqa: E402
+from ptuning.arguments import DataArguments, parse_training_arguments  # noqa: E402
 from ptuning.data import DataError  # noqa: E402
 from ptuning.trainer import checkpoints  # noqa: E402
 
@@ -43,9 +41,9 @@ def rows(tmp_path_factory):
 
 
 def run(base, rows, folder, *more):
-    parser = HfArgumentParser((ModelArguments, DataArguments, preferences.PreferenceArguments), allow_abbrev=False)
-    words = [*FLAGS.split(), "--use_cpu", "--model", base, "--train_file", rows, "--output_dir", folder, *more]
-    preferences.run(*parser.parse_args_into_dataclasses([str(word) for word in words]))
+    words = [*FLAGS.split(), "--model", base, "--train_file", rows, "--output_dir", folder, *more]
+    words = [str(word) for word in words]
+    preferences.run(*parse_training_arguments("", words, preferences.PreferenceArguments))
 
 
 def log_likelihood(model, tokenizer, question, answer):
