@@ -18,6 +18,31 @@ def parse(folder, *words):
     return parse_training_arguments("", ["--output_dir", str(folder), *words])
 
 
+# Source: the fields of the original's ptuning/arguments.py, and what its scripts set of the library's.
+ORIGINAL = (
+    "--model_name_or_path m --config_name c --tokenizer_name t --cache_dir d --use_fast_tokenizer True "
+    "--model_revision main --use_auth_token --resize_position_embeddings True --quantization_bit 4 --pre_seq_len 128 "
+    "--prefix_projection --lang zh --dataset_config_name x --prompt_column content --response_column summary "
+    "--history_column history --train_file a.json --validation_file b.json --test_file c.json --overwrite_cache "
+    "--preprocessing_num_workers 10 --max_source_length 64 --max_target_length 65 --val_max_target_length 66 "
+    "--pad_to_max_length --max_train_samples 7 --max_eval_samples 8 --max_predict_samples 9 --num_beams 2 "
+    "--ignore_pad_token_for_loss False --source_prefix p --forced_bos_token b --do_train --do_eval --do_predict "
+    "--overwrite_output_dir --per_device_train_batch_size 1 --per_device_eval_batch_size 2 "
+    "--gradient_accumulation_steps 16 --predict_with_generate --max_steps 3000 --logging_steps 10 --save_steps 1000 "
+    "--learning_rate 2e-2 --half_precision_backend auto --save_safetensors False"
+)
+
+
+def test_every_flag_of_the_original_parses(tmp_path):
+    model, files, training = parse(tmp_path, *ORIGINAL.split())
+    assert (model.model_name_or_path, model.quantization_bit, model.pre_seq_len) == ("m", 4, 128)
+    assert model.prefix_projection and training.predict_with_generate and training.overwrite_output_dir
+    assert (files.max_source_length, files.max_target_length, files.val_max_target_length) == (64, 65, 66)
+    assert (files.max_train_samples, files.max_eval_samples, files.max_predict_samples) == (7, 8, 9)
+    assert (files.prompt_column, files.history_column, files.source_prefix) == ("content", "history", "p")
+    assert (training.learning_rate, training.max_steps, training.gradient_accumulation_steps) == (0.02, 3000, 16)
+
+
 def test_flags_of_the_original_that_decide_nothing_say_why(tmp_path, capsys):
     words = [word for name in OUTDATED for word in (f"--{name}", *(["x"] if len(name) % 2 else []))]
     _, files, training = parse(tmp_path, *words, "--do_train", "--train-file", "a.json")

@@ -241,6 +241,64 @@ def test_lora_and_full_runs_learn_and_resume(base, tmp_path, kind):
         assert not torch.equal(loaded.lm_head.weight, plain.lm_head.weight)
 
 
+def test_validation_scores_answers_at_every_evaluation(base, rows, tmp_path):
+    """Losses, BLEU-4 and ROUGE in the log of each; the last in the files that the original's users read."""
+    turns = [("user", "你好"), ("assistant", "好"), ("user", "再见"), ("assistant", "再见"), ("user", "一")]
+    dialogue = {"messages": [{"role": role, "content": content} for role, content in (*turns, ("assistant", "二"))]}
+    (tmp_path / "validation.jsonl").write_text(json.dumps(dialogue), encoding="utf-8")
+    flags = ["--do_eval", "--validation_file", tmp_path / "validation.jsonl", "--max_target_length", 6]
+    flags += ["--predict_with_generate", "--eval_strategy", "steps", "--eval_steps", 2, "--max_steps", 4]
+    run_here(*FLAGS, "--model", base, "--train_file", rows, "--lora_rank", 2, "--output_dir", tmp_path / "out", *flags)
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    for name in ("eval_loss", "eval_bleu-4", "eval_rouge-1", "eval_rouge-2", "eval_rouge-l"):
+        assert [row["step"] for row in history if name in row] == [2, 4], name
+    written, combined = (
+        json.loads((tmp_path / "out" / f"{name}_results.json").read_text(encoding="utf-8")) for name in ("eval", "all")
+    )
+    last = [row["eval_loss"] for row in history if "eval_loss" in row][-1]
+    assert written["eval_loss"] == pytest.approx(last, abs=1e-3)
+    assert written["eval_samples"] == 3 and "eval_bleu-4" in written and written.items() <= combined.items()
+    lines = (tmp_path / "out" / "validation_predictions.txt").read_text(encoding="utf-8").splitlines()
+    answers = [json.loads(line) for line in lines]
+    assert [row["labels"] for row in answers] == ["好", "再见", "二"]
+    assert answers[2]["history"] == [["你好", "好"], ["再见", "再见"]] and "history" not in answers[0]
+
+
+def test_training_goes_on_from_an_adapter_of_peft(base, rows, tmp_path, capsys):
+    """The first loss is the adapter's; it is said what a checkpoint lacks, what is passed over and what differs."""
+    import peft
+
+    model, tokenizer = load_model_and_tokenizer(ModelArguments(str(base), "cpu", "float32"))
+    made = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query_key_value"]))
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    made.save_pretrained(tmp_path / "theirs")
+    assert json.loads((tmp_path / "theirs" / "adapter_config.json").read_text())["inference_mode"]
+    file = tmp_path / "row.json"
+    file.write_text('{"q": "你好", "a": "白色的上衣"}', encoding="utf-8")
+    prompt, answer = tokenizer.encode_prompt("你好"), [*tokenizer.encode_text("白色的上衣"), tokenizer.eos_token_id]
+    with torch.no_grad():
+        labels = torch.tensor([[-100] * len(prompt) + answer])
+        first = float(made(input_ids=torch.tensor([prompt + answer]), labels=labels, use_cache=False).loss)
+    folder = tmp_path / "out"
+    flags = (*FLAGS, "--model", base, "--train_file", file, "--output_dir", folder, "--lr_scheduler_type", "constant")
+    flags += ("--dtype", "float32", "--ptuning_checkpoint", tmp_path / "theirs")
+    run_here(*flags, "--max_steps", 4)
+    curve = losses(folder)
+    assert curve[0] == pytest.approx(first, abs=1e-3) and curve[-1] < curve[0]
+    (folder / "checkpoint-2" / "optimizer.pt").unlink()
+    weights = folder / "checkpoint-4" / adapters.LORA_FILE
+    weights.write_bytes(weights.read_bytes()[:-8])
+    capsys.readouterr()
+    run_here(*flags, "--max_steps", 4)
+    said = capsys.readouterr().err
+    assert f"not resuming from {folder / 'checkpoint-4'}" in said and "checkpoint-2 lacks optimizer.pt" in said
+    with pytest.raises(trainer.TrainingError, match="another run.*data was.*--overwrite_output_dir"):
+        run_here(*flags, "--max_steps", 4, "--train_file", rows)
+
+
 def test_gradient_checkpointing_gives_the_same_losses(base, rows, whole, tmp_path):
     flags = (*FLAGS, "--model", base, "--train_file", rows, "--pre_seq_len", 3, "--output_dir", tmp_path / "out")
     run_here(*flags, "--max_steps", 2, "--lr_scheduler_type", "constant", "--gradient_checkpointing")
