@@ -246,7 +246,7 @@ def test_validation_scores_answers_at_every_evaluation(base, rows, tmp_path):
     turns = [("user", "你好"), ("assistant", "好"), ("user", "再见"), ("assistant", "再见"), ("user", "一")]
     dialogue = {"messages": [{"role": role, "content": content} for role, content in (*turns, ("assistant", "二"))]}
     (tmp_path / "validation.jsonl").write_text(json.dumps(dialogue), encoding="utf-8")
-    flags = ["--do_eval", "--validation_file", tmp_path / "validation.jsonl", "--max_target_length", 6]
+    flags = ["--do_eval", "--validation_file", tmp_path / "validation.jsonl", "--max_target_length", 16]
     flags += ["--predict_with_generate", "--eval_strategy", "steps", "--eval_steps", 2, "--max_steps", 4]
     run_here(*FLAGS, "--model", base, "--train_file", rows, "--lora_rank", 2, "--output_dir", tmp_path / "out", *flags)
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
