@@ -327,6 +327,10 @@ class ServingArguments:
 class Notices(io.TextIOWrapper):
     """Standard error of a program that goes on where its notices cannot be kept, as on a full disk."""
 
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        super().__init__(stream.buffer, encoding="utf-8", errors="replace", line_buffering=True)
+        self.stream = stream  # kept, as its end would close what both write to
+
     def write(self, text: str) -> int:
         try:
             return super().write(text)
@@ -349,7 +353,7 @@ def run_main(main: Callable[[], int | None]) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
     if type(sys.stderr) is io.TextIOWrapper:
-        sys.stderr = Notices(sys.stderr.detach(), encoding="utf-8", errors="replace", line_buffering=True)
+        sys.stderr = Notices(sys.stderr)
     try:
         status = main()
         sys.stdout.flush()  # what is still buffered may not be writable

@@ -451,8 +451,8 @@ def test_cancel_ends_an_answer_that_was_set_aside(checkpoint, engines):
     prompt_ids = tokenizer.encode_prompt("天" * (CACHE_STEP - 40))
     slow = SlowModel(model, 0.005)
     first, second = engine.submit(greedy(prompt_ids, 200), greedy(prompt_ids, 200))
-    wait_until(lambda: engine.preempted)
-    assert engine.batch_size == 2 and [row.answer for row in engine.rows] == [first]
+    wait_until(lambda: engine.preempted and engine.batch_size == 2)  # in the midst of it the answer counts twice
+    assert [row.answer for row in engine.rows] == [first]
     second.cancel()
     assert len(ids_of(second)) < 200 and second.finish_reason == "cancelled"
     slow.hook.remove()
