@@ -31,13 +31,21 @@ def pytest_xdist_auto_num_workers():
     return (os.cpu_count() or 1) + 1
 
 
-def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest; skip the tests marked `cuda` where there is no CUDA device."""
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also the tests that take longest")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Begin with the files that take longest; skip what is marked `cuda` or `long` where it is not wanted."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: asked for by --long"))
 
 
 def pytest_terminal_summary(terminalreporter):

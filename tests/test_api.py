@@ -748,6 +748,7 @@ def test_arguments_are_checked(capsys):
 # The process
 
 
+@pytest.mark.long
 def test_sigterm_lets_answers_finish_and_exits_with_0(checkpoint):
     process = ServerProcess("--model", str(checkpoint[2]))
     got = []

@@ -21,6 +21,7 @@ def folder(tmp_path_factory):
     return str(made)
 
 
+@pytest.mark.long
 def test_soak_finds_nothing_wrong(folder, capsys):
     words = ["--model", folder, "--seconds", "6", "--clients", "8", "--questions", "7", "--tokens", "12"]
     status = soak.main(words)
@@ -43,6 +44,7 @@ def test_soak_notices_a_wrong_answer():
     assert soak.server_errors(counted) == {500: 2}
 
 
+@pytest.mark.long
 def test_comparison_with_the_originals_way(folder, capsys):
     words = ["--models", folder, "--clients", "2", "--tokens", "4", "--seconds", "3", "--prompt-tokens", "200"]
     assert benchmark.main(words) == 0

@@ -194,6 +194,7 @@ def losses(output: Path) -> list[float]:
 
 
 @embedded
+@pytest.mark.long
 def test_run_killed_and_resumed_gives_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("whole", "killed"):
         (tmp_path / name / ".training").mkdir(parents=True)

@@ -135,6 +135,7 @@ def test_ask_drops_the_rounds_that_the_model_dropped_and_says_so_once(capsys):
     assert capsys.readouterr().err.count(TERMINAL_TEXTS["zh"]["dropped"]) == 1
 
 
+@pytest.mark.long
 def test_ask_over_many_rounds_stays_within_the_limit(small, capsys):
     """60 rounds neither fail nor let the history grow: what the model cannot read is not kept."""
     model, tokenizer, _ = small
@@ -280,6 +281,7 @@ def test_main_answers_by_the_arguments(small, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+@pytest.mark.long
 def test_pipe_works_offline_in_a_c_locale(small, tmp_path, locale):
     """A path with spaces, dots and (where file names can be Chinese at all) Chinese, no network, an ASCII locale."""
     model, tokenizer, folder = small

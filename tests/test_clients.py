@@ -302,6 +302,7 @@ def test_glm_bot_is_off_by_default(engine):
     engine.on_finished = finished
 
 
+@pytest.mark.long
 def test_the_servers_own_description_holds(address, no_proxy):
     """schemathesis finds no answer that the OpenAPI description does not allow, and no 5xx."""
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "chatglm" / cuda_compiler.SOURCE
 DTYPES = tuple(cuda_kernels.NUMBER_TYPES)
 NUMBER_NAMES = tuple(cuda_kernels.NUMBER_TYPES.values())
-ARCHITECTURES = (75, 80, 121)
+ARCHITECTURES = (pytest.param(75, marks=pytest.mark.long), pytest.param(80, marks=pytest.mark.long), 121)
 # relative norm of an error that rounding the result, and nothing else, explains
 ROUNDING = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8, torch.float32: 2.0**-20}
 

@@ -110,6 +110,7 @@ def test_engine_waits_once_a_token(on_device, mini_tokenizer, monkeypatch, sampl
     assert len(engine.rows) == 3
 
 
+@pytest.mark.long
 def test_chat_waits_once_a_token(on_device, mini_tokenizer):
     model, device = on_device
     input_ids = EmulatedTensor(torch.tensor([mini_tokenizer.encode_prompt("你好")]))

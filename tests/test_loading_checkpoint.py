@@ -99,6 +99,7 @@ def test_file_instead_of_a_folder(folder, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("offline", [{}, {"HF_HUB_OFFLINE": "1"}])
+@pytest.mark.long
 def test_hub_name_without_a_network(tmp_path, offline):
     """No connection is two lines that say what to do, at once; the process is a new one, as the hub's settings are."""
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)} | offline

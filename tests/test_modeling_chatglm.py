@@ -807,6 +807,7 @@ def test_history_forms_of_existing_clients(replay, mini_tokenizer, history):
         assert isinstance(new_history, list) and new_history[-1] == ("x", response)
 
 
+@pytest.mark.long
 def test_memory_stays_flat_over_80_turns(mini_model, mini_tokenizer):
     history, sizes = [], []
     for turn in range(80):

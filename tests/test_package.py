@@ -115,6 +115,7 @@ def test_remote_code_and_what_is_saved_equal_original(checkpoint, small_model, t
     }
 
 
+@pytest.mark.long
 def test_embedded_checkpoint_as_remote_code_and_what_it_saves(mini_model, mini_tokenizer, tmp_path):
     expected = mini_model.chat(mini_tokenizer, "你好", do_sample=False, max_length=12)[0]
     printed = run_python(CHAT, ROOT / "chatglm", tmp_path / "saved", tmp_path=tmp_path).splitlines()

@@ -148,6 +148,7 @@ def run_two(folder: Path, *flags, environment: dict[str, str] | None = None) -> 
     return [run(folder, *flags, "--ddp_backend", "gloo", environment=variable) for variable in variables]
 
 
+@pytest.mark.long
 def test_two_processes_give_the_loss_curve_of_one(base, rows, tmp_path):
     """Two processes of one example a step against one that accumulates two.
 
@@ -409,6 +410,7 @@ def test_shell_scripts_give_flags_that_exist(script):
     parse_training_arguments("", [*command, "--device", "cpu"])
 
 
+@pytest.mark.long
 def test_quantised_runs_learn_as_float_does(tmp_path):
     """The short form of `tests/benchmarks/acid_test.py`: one answer by heart, by LoRA on INT4; curves of ten steps."""
     from tests.benchmarks import acid_test

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import sys
 
+import pytest
 from replay import write_small_checkpoint
 
 from tests.benchmarks import rehearsal
 
 
+@pytest.mark.long
 def test_rehearsal_at_a_tiny_shape(tmp_path, monkeypatch, capsys):
     """One command runs the steps, each in its own process, and prints a table without a failure."""
     write_small_checkpoint(tmp_path / "vocabulary")

@@ -237,6 +237,7 @@ def test_new_chat_ends_the_answer_and_keeps_it_in_the_list(visit, site, capfd):
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.long
 def test_examples_are_asked_in_the_browsers_language(visit):
     for locale, language in (("zh-CN", "zh"), ("en-GB", "en")):
         person = visit(locale=locale)
@@ -653,6 +654,7 @@ def test_session_of_another_browser_can_neither_be_read_nor_changed(visit, site)
     person.shows("long", LONG.strip())
 
 
+@pytest.mark.long
 def test_queue_place_is_shown_and_a_closed_page_leaves_it(visit, checkpoint):
     site = Site(checkpoint, {"lang": "zh"}, {}, max_batch_size=1, seconds=0.05)
     try:
@@ -683,6 +685,7 @@ def test_narrow_screen(visit):
 
 
 @pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+@pytest.mark.long
 def test_axe_finds_nothing(visit, scheme, width):
     """In no view: contrast, names of controls, roles, and what else can be told without a person."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
@@ -743,6 +746,7 @@ def test_wrong_arguments_are_refused():
         PageArguments(port=70000)
 
 
+@pytest.mark.long
 def test_program_serves_behind_a_password_without_asking_other_computers(browser, checkpoint, tmp_path):
     """The whole program: page and server talk to this computer only; SIGTERM ends it with status 0."""
     checkpoint[0].half().save_pretrained(tmp_path / "model")

@@ -165,6 +165,7 @@ def test_ask_with_history_sliders_and_clear(visit, program):
     person.shows("third", "answer 0 to third")
 
 
+@pytest.mark.long
 def test_stream_stop_and_separate_people(visit, program):
     """Text is seen as it comes; Streamlit's Stop ends the generation; nobody sees another's chat."""
     person, other = visit(), visit("zh-CN")
@@ -180,6 +181,7 @@ def test_stream_stop_and_separate_people(visit, program):
     person.shows()
 
 
+@pytest.mark.long
 def test_reload_keeps_the_chat_and_no_name_can_be_chosen(visit, program):
     person, other = visit(), visit()
     person.ask("first")
@@ -193,6 +195,7 @@ def test_reload_keeps_the_chat_and_no_name_can_be_chosen(visit, program):
     other.shows()
 
 
+@pytest.mark.long
 def test_what_comes_while_an_answer_is_slow_waits_for_its_end(visit):
     """Streamlit runs the page anew in another thread: a stopped answer is neither lost nor comes back after Clear."""
     person = visit()
@@ -213,6 +216,7 @@ def test_what_comes_while_an_answer_is_slow_waits_for_its_end(visit):
     expect(answers).to_have_count(4)
 
 
+@pytest.mark.long
 def test_html_stays_text_and_nothing_is_fetched_from_other_computers(visit, program):
     person = visit(viewport={"width": 390, "height": 800})
     question = "<b>markdown</b> *x* <script>window.attacked = 4</script>"
