@@ -111,12 +111,12 @@ class ChatGLMCache(Cache):
         self.lengths[layer_idx] = end
         return key[:, :, :end].to(key_states.dtype), value[:, :, :end].to(value_states.dtype)
 
-    def append(self, layer_idx: int) -> tuple[Tensor, Tensor, list[int]]:
-        """Make room for one token a row in a layer; return its buffers and each row's column, to be written."""
-        position = self.lengths[layer_idx]
-        self._grow(layer_idx, position + 1)
-        self.lengths[layer_idx] = position + 1
-        return self.keys[layer_idx], self.values[layer_idx], [position] * len(self.keys[layer_idx])
+    def append(self, layer_idx: int, count: int = 1) -> tuple[Tensor, Tensor, list[int]]:
+        """Make room for `count` tokens a row in a layer; return its buffers and the columns to be written, by rows."""
+        start, end = self.lengths[layer_idx], self.lengths[layer_idx] + count
+        self._grow(layer_idx, end)
+        self.lengths[layer_idx] = end
+        return self.keys[layer_idx], self.values[layer_idx], [*range(start, end)] * len(self.keys[layer_idx])
 
     def _grow(self, layer_idx: int, length: int) -> None:
         rows, _, held, _ = self.keys[layer_idx].shape

@@ -1,12 +1,12 @@
-"""Decode one token a row through quantised blocks on a CPU: a call of the C kernels for each block.
+"""Decode one token a row, or a few of one row, through quantised blocks on a CPU: a call of C for each block.
 
 A token's products take so little time there that Python and PyTorch's small operations would add a tenth to it, and
 PyTorch's attention of a single token can take as long as all of an INT4 block's products.
 
-`decode_step` is asked once a token. It leaves to the ordinary pass whatever the kernels are not for: other devices,
+`decode_step` is asked once a pass. It leaves to the ordinary pass whatever the kernels are not for: other devices,
 gradients, float layers, modules that were replaced or hooked. Results differ from it by rounding only.
 
-Shapes: `b` batch, `t` tokens so far, `h` heads, `d` head size, `e` hidden.
+Shapes: `b` batch, `s` new tokens, `t` tokens so far, `h` heads, `d` head size, `e` hidden.
 """
 
 from __future__ import annotations
@@ -18,37 +18,67 @@ from torch import Tensor, nn
 
 from . import cpu_kernels
 from .configuration_chatglm import RESIDUAL_SCALE
-from .quantization import QuantizedLinear, is_intercepted
+from .quantization import OutputLinear, QuantizedLinear, is_intercepted
 
 if TYPE_CHECKING:
     from .modeling_chatglm import GLMBlock, Pass, SelfAttention
 
+FEW_TOKENS = 8  # of one row that come together; more are a prompt's, which the ordinary pass reads faster
+
 
 def decode_step(tokens: Pass) -> None:
-    """Advance one new token a row through all blocks, if there is a cache and the kernels are for this CPU.
+    """Advance new tokens through all blocks, if they are few, there is a cache and the kernels are for this CPU.
 
     Args:
         tokens: the new tokens before the first block; behind the last afterwards, or where they were, and then the
             ordinary pass has to compute them.
     """
-    if tokens.hidden_states.shape[1] != 1 or tokens.prefix is not None or not _is_filled(tokens):
+    if tokens.prefix is not None or not _is_filled(tokens) or not _are_few(tokens):
         return
     if not any(_attends(layer.attention, tokens.hidden_states) for layer in tokens.layers):
         return
-    tables = tuple(table.flatten(0, -2) for table in tokens.rotary)  # [b, d] each
-    key_mask = None if tokens.plan.key_mask is None else tokens.plan.key_mask[:, 0, 0]  # [b, t]
+    b, s, _ = tokens.hidden_states.shape
+    tables = tuple(table.flatten(0, -2) for table in tokens.rotary)  # [b * s, d] each
+    key_mask = None if tokens.plan.key_mask is None else tokens.plan.key_mask[:, 0, 0].expand(b * s, -1)  # [b * s, t]
     for layer_id, layer in enumerate(tokens.layers):
         if (
             is_intercepted(layer)
             or is_intercepted(layer.attention)
             or not _attends(layer.attention, tokens.hidden_states)
+            or not (plain := _is_plain(layer, tokens.hidden_states.dtype))
+            and s > 1
         ):
             tokens.advance()
             continue
-        cached = tables, *tokens.cache.append(layer_id), key_mask
-        decode = _decode_block if _is_plain(layer, tokens.hidden_states.dtype) else _decode_attention
+        cached = tables, *tokens.cache.append(layer_id, s), key_mask
+        decode = _decode_block if plain else _decode_attention
         tokens.hidden_states = decode(layer, tokens.hidden_states, cached)
         tokens.done += 1
+
+
+@torch.no_grad()
+def tokens_together(model: nn.Module) -> int:
+    """Return how many new tokens of one row a pass computes with exactly the bits of as many passes, at most 8.
+
+    1 where that is not sure, or not worth while: on a GPU, and in float layers, whose products by PyTorch add in
+    another order when there are more rows.
+
+    Args:
+        model: a `ChatGLMForConditionalGeneration`.
+    """
+    transformer, output, layers = model.transformer, model.lm_head, model.transformer.layers
+    probe = torch.empty(0, dtype=model.dtype, device=model.device)
+    others = model, transformer, transformer.word_embeddings, transformer.final_layernorm, output
+    if not isinstance(output, OutputLinear | QuantizedLinear) or output.exact:
+        return 1
+    if any(is_intercepted(module) for module in (*others, *layers, *(layer.attention for layer in layers))):
+        return 1
+    if not all(_attends(layer.attention, probe) and _is_plain(layer, model.dtype) for layer in layers):
+        return 1
+    matrices = [output, *(matrix for layer in layers for matrix in _parts(layer)[1])]
+    # numbers: bytes of what is packed, and of the packed copy of a float output layer
+    smallest = min(matrix.weight.numel() for matrix in matrices)
+    return min(FEW_TOKENS, cpu_kernels.rows_as_alone(cpu_kernels.supported_paths()[-1], smallest))
 
 
 def cache_dtype(layers: nn.ModuleList, hidden_states: Tensor) -> torch.dtype | None:
@@ -68,6 +98,12 @@ def cache_dtype(layers: nn.ModuleList, hidden_states: Tensor) -> torch.dtype | N
 
 def _is_filled(tokens: Pass) -> bool:
     return tokens.cache is not None and len(tokens.cache) == len(tokens.layers)
+
+
+def _are_few(tokens: Pass) -> bool:
+    """Return whether there is one new token a row, or a few of one row's answer."""
+    b, s, _ = tokens.hidden_states.shape
+    return s == 1 or (b == 1 and s <= FEW_TOKENS and tokens.plan.split == 0 and tokens.plan.full_mask is None)
 
 
 def _attends(attention: SelfAttention, hidden_states: Tensor) -> bool:

@@ -32,6 +32,7 @@ logger = logging.get_logger(__name__)
 SOURCE = "kernels/quantization_kernels.c"
 NUMBER_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 PATHS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3}
+FEW_ROWS = 12  # of rounded activations, as in the source: with more, AVX-512 adds in another order
 BLOCK, LANES = 512, 16  # columns that are quantised together, and groups in them, as in the source
 LARGEST_HEAD = 256
 CACHED_BYTES = 1 << 20  # of a matrix, that stay in the cache from token to token
@@ -259,7 +260,7 @@ def library() -> ctypes.CDLL | None:
     kernels.decode_block.argtypes = [
         *[number, number, number, ctypes.POINTER(_Block), pointer, ctypes.c_float],
         *[pointer, pointer, pointer, pointer, pointer],
-        *[size, size, size, size, size, size, pointer, pointer, pointer, pointer, pointer, pointer, number],
+        *[size, size, size, size, size, size, size, pointer, pointer, pointer, pointer, pointer, pointer, number],
     ]
     return kernels
 
@@ -322,6 +323,18 @@ def activation_bits_for(weight: torch.Tensor) -> int:
     stays in the cache: twice the arithmetic costs little there, and a small model has less to spare for rounding.
     """
     return 16 if weight.nbytes <= CACHED_BYTES else 8
+
+
+def rows_as_alone(path: str, smallest: int) -> int:
+    """Return how many rows together get on a path exactly the numbers that each gets alone.
+
+    Args:
+        path: one of `supported_paths()`.
+        smallest: bytes of the smallest of the packed matrices that they are multiplied with.
+    """
+    if path != "avx512":
+        return 32
+    return FEW_ROWS if smallest > CACHED_BYTES else FEW_ROWS // 2  # a row rounded to 16 bits is two, see `linear`
 
 
 def linear(
@@ -523,19 +536,21 @@ def decode_block(
     positions: Sequence[int],
     key_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Compute one block for one new token a row: norm, attention, norm, feed-forward layer, and both residuals.
+    """Compute one block for new tokens: norm, attention, norm, feed-forward layer, and both residuals.
 
     Args:
-        hidden_states: `[b, 1, e]`; dtype as of `decode_attention`, and that of norms and biases.
+        hidden_states: `[b, s, e]`, `s` tokens of each row, each of which sees those before it; dtype as of
+            `decode_attention`, and that of norms and biases.
         norms: input and post-attention norm.
         matrices: query_key_value, dense, dense_h_to_4h and dense_4h_to_h, `QuantizedLinear` all.
         residual_scale: times which the normalised inputs are added.
-        rotary, keys, values, positions, key_mask: see `decode_attention`.
+        rotary, keys, values, positions, key_mask: see `decode_attention`, with `b * s` for its `b` but in the buffers.
 
     Returns:
-        `[b, 1, e]`, what the block's layers would give one by one, with less rounding between them.
+        `[b, s, e]`, what the block's layers would give one by one, with less rounding between them.
     """
-    b, _, width = hidden_states.shape
+    rows, tokens, width = hidden_states.shape
+    b = rows * tokens
     output = hidden_states.clone(memory_format=torch.contiguous_format)
     cached = _Cached(rotary, keys, values, positions, key_mask)
     inner = matrices[2].out_features
@@ -551,7 +566,9 @@ def decode_block(
         output.data_ptr(),
         residual_scale,
         *cached.pointers,
-        *cached.sizes,
+        *cached.sizes[:2],
+        tokens,
+        *cached.sizes[2:],
         work.data_ptr(),
         work.data_ptr() + 4 * numbers,
         *scratch.pointers,

@@ -28,6 +28,7 @@ from transformers.utils import logging
 
 from .answer_text import AnswerText, process_response
 from .cache import CACHE_NAME, ChatGLMCache, expected_length, one_cache
+from .drafts import Drafts
 from .grammar import Grammar, response_grammar
 from .host_transfer import upload
 from .logits_processors import AdjustLogits, FiniteLogits, InvalidScoreLogitsProcessor  # noqa: F401
@@ -49,10 +50,11 @@ def decode(
     end_ids: Iterable[int],
     pad_token_id: int,
     logits_processor: Sequence[LogitsProcessor] | None = None,
+    drafts: Drafts | None = None,
 ) -> Iterator[list[int]]:
     """Read prompts, then yield a token for each row until all rows have ended; closing the generator ends it, too.
 
-    The model reads each prompt once and each token but the last once.
+    The model reads each prompt once and each token but the last once, and those tokens of drafts that are refused.
 
     Args:
         model: a `ChatGLMForConditionalGeneration`.
@@ -63,6 +65,7 @@ def decode(
         end_ids: ids that end a row; they are yielded.
         pad_token_id: yielded for rows that have ended.
         logits_processor: applied to the logits of every token.
+        drafts: of the one row, to read several tokens in a pass; None to read one. The tokens are the same.
 
     Raises:
         InvalidLogitsError: the model computed NaN or infinite logits.
@@ -72,10 +75,11 @@ def decode(
     cache = ChatGLMCache()
     cache.expected_length = input_ids.shape[1] + max_new_tokens
     output = model(input_ids=input_ids, attention_mask=attention_mask, cache=cache, use_cache=True, logits_to_keep=1)
+    draft, place = [], 0  # tokens read ahead, and how many of them have turned out to be the answer's
     for remaining in range(max_new_tokens - 1, -1, -1):
         if processors:
             process = functools.partial(processors, input_ids)
-        tokens = sample(output.logits[:, -1].to(torch.float32, copy=True), samplers, process)
+        tokens = sample(output.logits[:, place].to(torch.float32, copy=True), samplers, process)
         if None in tokens:
             raise next((sampler.failure() for sampler, token in zip(samplers, tokens, strict=True) if token is None))
         for sampler, token_id in zip(samplers, tokens, strict=True):
@@ -88,9 +92,16 @@ def decode(
         ]
         if not remaining or not any(running):
             return
-        new_ids = upload(tokens, input_ids.device)[:, None]  # [b, 1]
         if processors:
-            input_ids = torch.cat([input_ids, new_ids], dim=1)
+            input_ids = torch.cat([input_ids, upload(tokens, input_ids.device)[:, None]], dim=1)
+        if drafts is not None:
+            drafts.take(tokens[0])
+        if draft[place : place + 1] == tokens:
+            place += 1
+            continue
+        output.cache.crop(place - len(draft))
+        draft, place = [] if drafts is None else drafts.propose(remaining - 1), 0
+        new_ids = upload([[token_id, *draft] for token_id in tokens], input_ids.device)  # [b, 1 + len(draft)]
         output = model(input_ids=new_ids, cache=output.cache, use_cache=True)
 
 
@@ -375,7 +386,7 @@ class ChatMixin:
             map_punctuation: see `process_response`.
             on_dropped_rounds: called with the number of rounds left out, if any were.
             **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`,
-                `seed`, `stop` and `response_format`; with any others, which are for the library's `generate`, that
+                `seed`, `stop`, `response_format` and `drafts`; with any others, which are for the library's `generate`, that
                 computes the answer.
 
         Returns:
@@ -497,11 +508,13 @@ class ChatMixin:
         do_sample: bool,
         logits_processor: Sequence[LogitsProcessor] | None,
         num_beams: int = 1,
+        drafts: bool = True,
         **more,
     ) -> Iterator[int]:
         """Yield the ids of an answer from `decode`, or from the library's `generate` for arguments that only it has.
 
         Args:
+            drafts: whether `decode` may read several tokens in a pass, where that gives the same answer.
             **more: fields of `Sampling`, whose seed None follows `torch.manual_seed` here; all others are arguments of
                 the library's `generate`.
         """
@@ -532,7 +545,8 @@ class ChatMixin:
             return
         sampling.seed = int(torch.randint(1 << 62, ())) if seed is None else seed
         sampler = Sampler(sampling, foreign, prompt_ids, ends, grammar, max_new_tokens)
-        arguments = [sampler], max_new_tokens, ends, self.config.pad_token_id, logits_processor
+        drafted = Drafts.of(self, prompt_ids) if drafts else None
+        arguments = [sampler], max_new_tokens, ends, self.config.pad_token_id, logits_processor, drafted
         for (token_id,) in decode(self, input_ids, inputs["attention_mask"], *arguments):
             yield token_id
 

@@ -36,6 +36,7 @@ from .cuda_compiler import CudaKernelError  # noqa: F401
 from .cuda_decode import decode_step, release_graphs
 from .cuda_kernels import linear  # noqa: F401
 from .dialogue import build_prompt  # noqa: F401
+from .drafts import Drafts  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
 from .grammar import Grammar  # noqa: F401
 from .host_transfer import upload  # noqa: F401

@@ -510,9 +510,10 @@ class OutputLinear(_Stored, nn.Linear):
         """Replace the logits [n, o] that could be the largest of their row by exact ones, in place."""
         # Rounding weights and activations errs by about 0.35 scale * |x| (one standard deviation); take six of them.
         margin = 2 * weight_scale.max().float() * input.float().norm(dim=-1, keepdim=True)
-        row, token = (logits >= logits.amax(dim=-1, keepdim=True) - margin).nonzero(as_tuple=True)
-        if len(token) <= REFINED_AT_MOST * len(input):  # else they are all alike
-            logits[row, token] = (input[row].float() * self._rows(token).float()).sum(dim=-1).to(logits.dtype)
+        near = logits >= logits.amax(dim=-1, keepdim=True) - margin
+        near &= near.sum(dim=-1, keepdim=True) <= REFINED_AT_MOST  # else they are all alike
+        row, token = near.nonzero(as_tuple=True)
+        logits[row, token] = (input[row].float() * self._rows(token).float()).sum(dim=-1).to(logits.dtype)
 
 
 def _packed_weight(weight: torch.Tensor, bits: int, empty: bool) -> tuple[nn.Parameter, torch.Tensor]:

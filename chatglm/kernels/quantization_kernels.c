@@ -1083,7 +1083,7 @@ int64_t quantize_rows(int32_t bits, int32_t type, const void *input, int64_t out
     return broken;
 }
 
-/* ---- attention of one new token ---- */
+/* ---- attention of new tokens ---- */
 
 typedef float floats_t __attribute__((vector_size(64)));
 typedef uint32_t words_t __attribute__((vector_size(64)));
@@ -1151,53 +1151,56 @@ static inline __attribute__((always_inline)) void attend_head(const int32_t type
     memcpy(context, sum, (size_t)size * sizeof(float));
 }
 
-/* Rotate one token's query and key, append its key and value to the cache, and attend to all that its row has cached.
+/* Rotate each new token's query and key, append its key and value to the cache, and attend to all that its row has cached.
  *
+ * `batch` new tokens, `tokens` of each row of the cache, one behind the other: a token sees the keys of those before it.
  * mixed [b, h, 3, d]: query, key and value; cosine, sine [b, d] as `rotary_tables` makes them; keys, values
- * [b, h, capacity, d], to be written at positions [b]; visible [b, mask_stride], 1 for keys that may be seen, or NULL;
- * context [b, h, d]: output; scores [b, h, longest], longest the largest position + 1: scratch. mixed and context have
- * elements of `mixed_type`, cosine and sine of `table_type`, keys and values of `type`; d a multiple of 16, at most 256.
+ * [b / tokens, h, capacity, d], to be written at positions [b]; visible [b, mask_stride], 1 for keys that may be seen, or
+ * NULL; context [b, h, d]: output; scores [b, h, longest], longest the largest position + 1: scratch. mixed and context
+ * have elements of `mixed_type`, cosine and sine of `table_type`, keys and values of `type`; d a multiple of 16, at most 256.
  */
 static void attend(int32_t type, int32_t table_type, int32_t mixed_type, const void *mixed, const void *cosine,
                    const void *sine, void *keys, void *values, const uint8_t *visible, int64_t mask_stride, void *context,
-                   float *scores, int64_t longest, int64_t batch, int64_t heads, int64_t size, int64_t capacity,
-                   const int64_t *positions, int32_t threads) {
+                   float *scores, int64_t longest, int64_t batch, int64_t tokens, int64_t heads, int64_t size,
+                   int64_t capacity, const int64_t *positions, int32_t threads) {
     (void)threads; /* not used without OpenMP */
     OPENMP(omp parallel for num_threads(threads) schedule(static))
-    for (int64_t unit = 0; unit < batch * heads; unit++) {
-        const int64_t b = unit / heads, quarter = size / 4, start = unit * capacity * size, length = positions[b] + 1;
-        float token[3 * LARGEST_HEAD], cos[LARGEST_HEAD], sin[LARGEST_HEAD], rotated[2 * LARGEST_HEAD];
-        load_floats(mixed, mixed_type, unit * 3 * size, 3 * size, token);
-        load_floats(cosine, table_type, b * size, size, cos);
-        load_floats(sine, table_type, b * size, size, sin);
-        for (int64_t i = 0; i < 2 * size; i++) { /* number i of a half turns with number i + d/4 */
-            const int64_t pair = i / quarter % 2 ? i - quarter : i + quarter;
-            rotated[i] = token[i] * cos[i % size] + token[pair] * sin[i % size];
+    for (int64_t head = 0; head < batch / tokens * heads; head++) /* of all rows; its tokens in their order */
+        for (int64_t b = head / heads * tokens; b < (head / heads + 1) * tokens; b++) {
+            const int64_t unit = b * heads + head % heads, quarter = size / 4, start = head * capacity * size;
+            const int64_t length = positions[b] + 1;
+            float token[3 * LARGEST_HEAD], cos[LARGEST_HEAD], sin[LARGEST_HEAD], rotated[2 * LARGEST_HEAD];
+            load_floats(mixed, mixed_type, unit * 3 * size, 3 * size, token);
+            load_floats(cosine, table_type, b * size, size, cos);
+            load_floats(sine, table_type, b * size, size, sin);
+            for (int64_t i = 0; i < 2 * size; i++) { /* number i of a half turns with number i + d/4 */
+                const int64_t pair = i / quarter % 2 ? i - quarter : i + quarter;
+                rotated[i] = token[i] * cos[i % size] + token[pair] * sin[i % size];
+            }
+            store_floats(keys, type, start + positions[b] * size, size, rotated + size);
+            store_floats(values, type, start + positions[b] * size, size, token + 2 * size);
+            for (int64_t i = 0; i < size; i++) rotated[i] /= sqrtf((float)size);
+            float result[LARGEST_HEAD], *row_scores = scores + unit * longest;
+            const uint8_t *row_visible = visible ? visible + b * mask_stride : NULL;
+            if (type == BFLOAT16 && size == 128)
+                attend_head(BFLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
+            else if (type == FLOAT16 && size == 128)
+                attend_head(FLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
+            else attend_head(type, size / LANES, rotated, keys, values, start, length, row_visible, row_scores, result);
+            store_floats(context, mixed_type, unit * size, size, result);
         }
-        store_floats(keys, type, start + positions[b] * size, size, rotated + size);
-        store_floats(values, type, start + positions[b] * size, size, token + 2 * size);
-        for (int64_t i = 0; i < size; i++) rotated[i] /= sqrtf((float)size);
-        float result[LARGEST_HEAD], *row_scores = scores + unit * longest;
-        const uint8_t *row_visible = visible ? visible + b * mask_stride : NULL;
-        if (type == BFLOAT16 && size == 128)
-            attend_head(BFLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
-        else if (type == FLOAT16 && size == 128)
-            attend_head(FLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
-        else attend_head(type, size / LANES, rotated, keys, values, start, length, row_visible, row_scores, result);
-        store_floats(context, mixed_type, unit * size, size, result);
-    }
 }
 
-/* `attend` with everything of one type but for the cache */
+/* `attend` for one token a row, with everything of one type but for the cache */
 void decode_attention(int32_t type, int32_t cache_type, const void *mixed, const void *cosine, const void *sine, void *keys,
                       void *values, const uint8_t *visible, int64_t mask_stride, void *context, float *scores,
                       int64_t longest, int64_t batch, int64_t heads, int64_t size, int64_t capacity,
                       const int64_t *positions, int32_t threads) {
     attend(cache_type, type, type, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest, batch,
-           heads, size, capacity, positions, threads);
+           1, heads, size, capacity, positions, threads);
 }
 
-/* ---- one block for one new token a row ---- */
+/* ---- one block for new tokens ---- */
 
 typedef struct {
     const void *weight, *bias;    /* [e] */
@@ -1231,15 +1234,16 @@ static void normalize(const norm_t *norm, int32_t type, const float *input, int6
 }
 
 /* Map hidden [b, e], elements of `type`, to what the block makes of it, in place; numbers in between are floats, keys and
- * values of `cache_type`.
+ * values of `cache_type`. Tokens that come together get what they would get one by one, to the last bit, as long as
+ * `multiply` has each row's sums in the same order, see `rows_as_alone` in `chatglm/cpu_kernels.py`.
  *
  * cosine ... visible, longest ... positions: see `attend`. work [b, 6 e + inner]: scratch, as are scores [b, h, longest]
  * and the rest, see `multiply_quantized`, for the larger of e and inner columns and the matrices' most levels.
  */
 void decode_block(int32_t path, int32_t type, int32_t cache_type, const block_t *block, void *hidden, float residual_scale,
                   const void *cosine, const void *sine, void *keys, void *values, const uint8_t *visible,
-                  int64_t mask_stride, int64_t longest, int64_t batch, int64_t heads, int64_t size, int64_t capacity,
-                  const int64_t *positions, float *work, float *scores, int8_t *quantized, float *scale, float *total,
+                  int64_t mask_stride, int64_t longest, int64_t batch, int64_t tokens, int64_t heads, int64_t size,
+                  int64_t capacity, const int64_t *positions, float *work, float *scores, int8_t *quantized, float *scale, float *total,
                   int32_t threads) {
     const int64_t width = heads * size;
     float *residual = work, *mixed = residual + batch * width, *context = mixed + 3 * batch * width;
@@ -1250,7 +1254,7 @@ void decode_block(int32_t path, int32_t type, int32_t cache_type, const block_t 
     multiply(path, &block->query_key_value, residual, FLOAT32, batch, &none, mixed, FLOAT32, quantized, scale, total,
              threads);
     attend(cache_type, type, FLOAT32, mixed, cosine, sine, keys, values, visible, mask_stride, context, scores, longest,
-           batch, heads, size, capacity, positions, threads);
+           batch, tokens, heads, size, capacity, positions, threads);
     multiply(path, &block->dense, context, FLOAT32, batch, &add, state, FLOAT32, quantized, scale, total, threads);
     for (int64_t b = 0; b < batch; b++) normalize(&block->second, type, state + b * width, width, residual + b * width);
     multiply(path, &block->dense_h_to_4h, residual, FLOAT32, batch, &act, inner, FLOAT32, quantized, scale, total,
