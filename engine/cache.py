@@ -33,7 +33,7 @@ class Preempted:
 
 
 class RowsLayout:
-    """The `PromptLayout` of a batch whose rows have different lengths and get one token each."""
+    """The `PromptLayout` of a batch whose rows have different lengths and get one token each, or one row a few."""
 
     uniform_context_length = 0  # every new token belongs to an answer
 
@@ -41,13 +41,13 @@ class RowsLayout:
         self.cache = cache
 
     def position_ids(self, start: int, count: int) -> Tensor:
-        """Return the position channels of each row's next token, int64 [b, 2, 1]."""
-        answered = [
-            length - self.cache.prefix_length - context + 1
-            for length, context in zip(self.cache.row_lengths, self.cache.context_lengths, strict=True)
+        """Return the position channels of each row's next `count` tokens, int64 [b, 2, count]."""
+        rows = zip(self.cache.row_lengths, self.cache.context_lengths, self.cache.mask_positions, strict=True)
+        positions = [
+            [[mask_position] * count, [length - self.cache.prefix_length - context + 1 + i for i in range(count)]]
+            for length, context, mask_position in rows
         ]
-        positions = upload([self.cache.mask_positions, answered], self.cache.keys[0].device)  # [2, b]
-        return positions.T[..., None]
+        return upload(positions, self.cache.keys[0].device)
 
     def visible_keys(self, length: int) -> Tensor | None:
         """Return which columns hold a row's tokens, the new one included, bool [b, length]; None if all do."""
@@ -60,6 +60,8 @@ class RowsLayout:
 
 class BatchCache(ChatGLMCache):
     """Keys and values of answers of different lengths, one row each, which decode together one token at a time.
+
+    One row alone may have a few tokens in a pass, where the CPU kernels write them; see `append`.
 
     Args:
         limit: bytes that the buffers should not exceed, None for any number; see `has_room`.
@@ -94,9 +96,10 @@ class BatchCache(ChatGLMCache):
         b, t = len(self.row_lengths), max(self.row_lengths) + 1
         return key[:b, :, :t].to(key_states.dtype), value[:b, :, :t].to(value_states.dtype)
 
-    def append(self, layer_idx: int) -> tuple[Tensor, Tensor, list[int]]:
-        """Return a layer's buffers and the rows' ends, where the CPU kernels write what `update` would."""
-        return self.keys[layer_idx], self.values[layer_idx], self.row_lengths
+    def append(self, layer_idx: int, count: int = 1) -> tuple[Tensor, Tensor, list[int]]:
+        """Return a layer's buffers and the columns behind the rows, where the CPU kernels write what `update` would."""
+        columns = [length + i for length in self.row_lengths for i in range(count)]
+        return self.keys[layer_idx], self.values[layer_idx], columns
 
     @property
     def batch_size(self) -> int:
@@ -120,14 +123,21 @@ class BatchCache(ChatGLMCache):
         """Return whether rows of these lengths can join, and every row can have another token, within the limit."""
         return self._fits(len(self.row_lengths) + len(lengths), max([*self.row_lengths, *lengths]) + 1)
 
-    def prepare(self) -> None:
-        """Make room for one more token in each row."""
+    def prepare(self, count: int = 1) -> None:
+        """Make room for `count` more tokens in each row."""
         self.indices.clear()
-        self._resize(len(self.row_lengths), max(self.row_lengths) + 1)
+        self._resize(len(self.row_lengths), max(self.row_lengths) + count)
 
-    def advance(self) -> None:
-        """Take note that each row has one more token."""
-        self.row_lengths = [length + 1 for length in self.row_lengths]
+    def advance(self, count: int = 1) -> None:
+        """Take note that each row has `count` more tokens."""
+        self.row_lengths = [length + count for length in self.row_lengths]
+
+    def shorten_row(self, row: int, count: int) -> None:
+        """Forget the last `count` tokens of a row; what is left behind is zero, see `remove_row`."""
+        end = self.row_lengths[row]
+        for buffer in (*self.keys, *self.values):
+            buffer[row, :, end - count : end] = 0
+        self.row_lengths[row] = end - count
 
     def append_row(self, prompt: Prefill | Preempted) -> None:
         """Copy a prompt's keys and values, or those of a row that was preempted, into a new row."""

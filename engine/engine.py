@@ -53,6 +53,7 @@ class Engine:
         prompt_cache_bytes: memory for prompts that may be asked again.
         cache_bytes: memory for keys and values of running answers; None: 70 % of what is free now. Where answers grow
             beyond it, those that began last wait until there is room again; one alone runs in any case.
+        drafts: whether an answer that runs alone may have several tokens in a pass, where it stays the same.
         on_finished: called in the engine's thread with each answer that has ended.
     """
 
@@ -66,6 +67,7 @@ class Engine:
         total_seconds: float = 600.0,
         prompt_cache_bytes: int = 256 << 20,
         cache_bytes: int | None = None,
+        drafts: bool = True,
         on_finished: Callable[[Answer], None] | None = None,
     ) -> None:
         for name, value, least in (("max_batch_size", max_batch_size, 1), ("max_queue", max_queue, 0)):
@@ -74,7 +76,7 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self.max_batch_size, self.max_queue = max_batch_size, max_queue
         self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
-        self.on_finished = on_finished
+        self.drafts, self.on_finished = drafts, on_finished
         self.end_ids = end_token_ids(model)
         self.open: set[Answer] = set()  # every submitted answer that has not ended, wherever it is
         self.waiting: collections.deque[Answer] = collections.deque()
@@ -271,7 +273,7 @@ class Engine:
         if answer.request.embedding:
             self._end(answer, Piece(finish_reason="stop", embedding=prompt.embedding.tolist()))
             return
-        row = Row(answer, self.model, self.tokenizer)
+        row = Row(answer, self.model, self.tokenizer, self.drafts)
         self.cache.append_row(prompt)
         self.rows.append(row)
         self._sample(prompt.logits[None].clone(), [row])
@@ -294,14 +296,21 @@ class Engine:
             self.rows.append(row)
 
     def _decode(self) -> None:
-        """Compute one token for every running answer."""
+        """Compute one token for every running answer, or several for one that runs alone."""
         start = time.monotonic()
         self._make_room()
-        self.cache.prepare()
-        last_tokens = upload([[row.last_token] for row in self.rows], self.model.device)
-        logits = self.model(input_ids=last_tokens, cache=self.cache, use_cache=True).logits[:, 0].float()
-        self.cache.advance()
-        self._sample(logits, list(self.rows))
+        row = self.rows[0]
+        draft = [] if len(self.rows) > 1 or row.drafts is None else row.drafts.propose(row.remaining - 1)
+        self.cache.prepare(1 + len(draft))
+        ids = upload([[row.last_token, *draft] for row in self.rows], self.model.device)
+        logits = self.model(input_ids=ids, cache=self.cache, use_cache=True).logits.float()
+        self.cache.advance(1 + len(draft))
+        for place in range(1 + len(draft)):
+            self._sample(logits[:, place], list(self.rows))
+            if not self.rows or draft[place : place + 1] != [row.last_token]:
+                break
+        if draft and self.rows:
+            self.cache.shorten_row(0, len(draft) - place)
         self.step_seconds += 0.2 * (time.monotonic() - start - self.step_seconds)
 
     def _sample(self, logits: Tensor, rows: list[Row]) -> None:
@@ -328,8 +337,7 @@ class Engine:
             self._end(answer, Piece(error=row.sampler.failure()))
             return True
         ended = token in self.end_ids
-        row.last_token = token
-        row.sampler.take(token)
+        row.take(token)
         if not ended:
             answer.completion_tokens += 1
             if probability is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer
 from chatglm.answer_text import AnswerText
+from chatglm.drafts import Drafts
 from chatglm.generation_chatglm import end_token_ids
 from chatglm.host_transfer import download, upload
 from chatglm.sampler import Sampler, foreign_tokens
@@ -17,9 +18,9 @@ from .answer import Answer, TokenProbability
 
 
 class Row:
-    """A running answer: how its tokens are sampled, the text so far, and where it ends."""
+    """A running answer: how its tokens are sampled, the text so far, where it ends, and what may come next."""
 
-    def __init__(self, answer: Answer, model: nn.Module, tokenizer: ChatGLMTokenizer) -> None:
+    def __init__(self, answer: Answer, model: nn.Module, tokenizer: ChatGLMTokenizer, drafts: bool = True) -> None:
         request = answer.request
         self.answer, self.request = answer, request
         foreign = None if request.language is None else foreign_tokens(tokenizer, request.language)
@@ -32,7 +33,20 @@ class Row:
         ends = end_token_ids(model)
         self.sampler = Sampler(request, foreign, request.prompt_ids, ends, request.grammar, self.limit)
         self.logprobs: list[TokenProbability] = []  # of tokens whose text is held back
+        self.drafts = Drafts.of(model, request.prompt_ids) if drafts else None
         self.last_token = 0
+
+    @property
+    def remaining(self) -> int:
+        """Number of tokens that the answer may still have."""
+        return self.limit - self.answer.completion_tokens
+
+    def take(self, token_id: int) -> None:
+        """Note a token of the answer."""
+        self.last_token = token_id
+        self.sampler.take(token_id)
+        if self.drafts is not None:
+            self.drafts.take(token_id)
 
 
 def token_probabilities(logits: Tensor, tokens: list[int | None], rows: list[Row]) -> list[TokenProbability | None]:
