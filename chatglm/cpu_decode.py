@@ -78,7 +78,19 @@ def tokens_together(model: nn.Module) -> int:
     matrices = [output, *(matrix for layer in layers for matrix in _parts(layer)[1])]
     # numbers: bytes of what is packed, and of the packed copy of a float output layer
     smallest = min(matrix.weight.numel() for matrix in matrices)
-    return min(FEW_TOKENS, cpu_kernels.rows_as_alone(cpu_kernels.supported_paths()[-1], smallest))
+    return min(FEW_TOKENS, rows_as_alone(cpu_kernels.supported_paths()[-1], smallest))
+
+
+def rows_as_alone(path: str, smallest: int) -> int:
+    """Return how many rows together get exactly the numbers from the kernels that each gets alone.
+
+    Args:
+        path: one of `cpu_kernels.supported_paths()`.
+        smallest: bytes of the smallest of the packed matrices that they are multiplied with.
+    """
+    if path != "avx512":
+        return 32
+    return 12 if smallest > cpu_kernels.CACHED_BYTES else 6  # FEW_ROWS of the source; 16-bit activations are two rows
 
 
 def cache_dtype(layers: nn.ModuleList, hidden_states: Tensor) -> torch.dtype | None:

@@ -32,7 +32,6 @@ logger = logging.get_logger(__name__)
 SOURCE = "kernels/quantization_kernels.c"
 NUMBER_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 PATHS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3}
-FEW_ROWS = 12  # of rounded activations, as in the source: with more, AVX-512 adds in another order
 BLOCK, LANES = 512, 16  # columns that are quantised together, and groups in them, as in the source
 LARGEST_HEAD = 256
 CACHED_BYTES = 1 << 20  # of a matrix, that stay in the cache from token to token
@@ -323,18 +322,6 @@ def activation_bits_for(weight: torch.Tensor) -> int:
     stays in the cache: twice the arithmetic costs little there, and a small model has less to spare for rounding.
     """
     return 16 if weight.nbytes <= CACHED_BYTES else 8
-
-
-def rows_as_alone(path: str, smallest: int) -> int:
-    """Return how many rows together get on a path exactly the numbers that each gets alone.
-
-    Args:
-        path: one of `supported_paths()`.
-        smallest: bytes of the smallest of the packed matrices that they are multiplied with.
-    """
-    if path != "avx512":
-        return 32
-    return FEW_ROWS if smallest > CACHED_BYTES else FEW_ROWS // 2  # a row rounded to 16 bits is two, see `linear`
 
 
 def linear(

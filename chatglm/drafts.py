@@ -45,7 +45,7 @@ class Drafts:
     @classmethod
     def of(cls, model: nn.Module, prompt_ids: Iterable[int]) -> Drafts | None:
         """Return the drafts of an answer by a `ChatGLMForConditionalGeneration`; None where it would not stay the same."""
-        together = tokens_together(model)
+        together = tokens_together(model) if model.drafts else 1
         return cls(prompt_ids, together - 1) if together > 1 else None
 
     def take(self, token_id: int) -> None:

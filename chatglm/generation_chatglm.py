@@ -174,7 +174,13 @@ class GenerationThread(BaseStreamer):
 
 
 class ChatMixin:
-    """What `ChatGLMForConditionalGeneration` generates with: `chat` and `stream_chat`, and the library's `generate`."""
+    """What `ChatGLMForConditionalGeneration` generates with: `chat` and `stream_chat`, and the library's `generate`.
+
+    Attributes:
+        drafts: whether answers may be drafted, see `drafts.py`; they are the same without, and some come later.
+    """
+
+    drafts = True
 
     def prepare_inputs_for_generation(
         self,

@@ -508,11 +508,10 @@ class OutputLinear(_Stored, nn.Linear):
 
     def _refine(self, input: torch.Tensor, logits: torch.Tensor, weight_scale: torch.Tensor) -> None:
         """Replace the logits [n, o] that could be the largest of their row by exact ones, in place."""
-        # Rounding weights and activations errs by about 0.35 scale * |x| (one standard deviation); take six of them.
+        # rounding weights and activations errs by about 0.35 scale * |x| (one standard deviation); take six of them
         margin = 2 * weight_scale.max().float() * input.float().norm(dim=-1, keepdim=True)
         near = logits >= logits.amax(dim=-1, keepdim=True) - margin
-        near &= near.sum(dim=-1, keepdim=True) <= REFINED_AT_MOST  # else they are all alike
-        row, token = near.nonzero(as_tuple=True)
+        row, token = (near & (near.sum(dim=-1, keepdim=True) <= REFINED_AT_MOST)).nonzero(as_tuple=True)
         logits[row, token] = (input[row].float() * self._rows(token).float()).sum(dim=-1).to(logits.dtype)
 
 

@@ -53,7 +53,6 @@ class Engine:
         prompt_cache_bytes: memory for prompts that may be asked again.
         cache_bytes: memory for keys and values of running answers; None: 70 % of what is free now. Where answers grow
             beyond it, those that began last wait until there is room again; one alone runs in any case.
-        drafts: whether an answer that runs alone may have several tokens in a pass, where it stays the same.
         on_finished: called in the engine's thread with each answer that has ended.
     """
 
@@ -67,7 +66,6 @@ class Engine:
         total_seconds: float = 600.0,
         prompt_cache_bytes: int = 256 << 20,
         cache_bytes: int | None = None,
-        drafts: bool = True,
         on_finished: Callable[[Answer], None] | None = None,
     ) -> None:
         for name, value, least in (("max_batch_size", max_batch_size, 1), ("max_queue", max_queue, 0)):
@@ -76,7 +74,7 @@ class Engine:
         self.model, self.tokenizer = model, tokenizer
         self.max_batch_size, self.max_queue = max_batch_size, max_queue
         self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
-        self.drafts, self.on_finished = drafts, on_finished
+        self.on_finished = on_finished
         self.end_ids = end_token_ids(model)
         self.open: set[Answer] = set()  # every submitted answer that has not ended, wherever it is
         self.waiting: collections.deque[Answer] = collections.deque()
@@ -273,7 +271,7 @@ class Engine:
         if answer.request.embedding:
             self._end(answer, Piece(finish_reason="stop", embedding=prompt.embedding.tolist()))
             return
-        row = Row(answer, self.model, self.tokenizer, self.drafts)
+        row = Row(answer, self.model, self.tokenizer)
         self.cache.append_row(prompt)
         self.rows.append(row)
         self._sample(prompt.logits[None].clone(), [row])

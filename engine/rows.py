@@ -20,7 +20,7 @@ from .answer import Answer, TokenProbability
 class Row:
     """A running answer: how its tokens are sampled, the text so far, where it ends, and what may come next."""
 
-    def __init__(self, answer: Answer, model: nn.Module, tokenizer: ChatGLMTokenizer, drafts: bool = True) -> None:
+    def __init__(self, answer: Answer, model: nn.Module, tokenizer: ChatGLMTokenizer) -> None:
         request = answer.request
         self.answer, self.request = answer, request
         foreign = None if request.language is None else foreign_tokens(tokenizer, request.language)
@@ -33,7 +33,7 @@ class Row:
         ends = end_token_ids(model)
         self.sampler = Sampler(request, foreign, request.prompt_ids, ends, request.grammar, self.limit)
         self.logprobs: list[TokenProbability] = []  # of tokens whose text is held back
-        self.drafts = Drafts.of(model, request.prompt_ids) if drafts else None
+        self.drafts = Drafts.of(model, request.prompt_ids)
         self.last_token = 0
 
     @property

@@ -127,6 +127,13 @@ class ModelArguments:
         shown=Text("what is free", "空闲内存"),
         metavar="SIZES",
     )
+    no_drafts: bool = flag(
+        False,
+        Text(
+            "compute answers one token at a time, where drafts would save passes and change no token",
+            "逐个 token 计算回答，不用草稿（草稿只减少计算次数，不改变任何 token）",
+        ),
+    )
 
     def __post_init__(self) -> None:
         check_device(self.device)

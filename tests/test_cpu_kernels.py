@@ -382,6 +382,32 @@ def test_decode_block_equals_its_layers_in_exact_arithmetic(
     assert relative_error(keys, expected_keys) < 1e-2 and relative_error(values, expected_values) < 1e-2
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("cached_bytes", [0, 1 << 20])  # activations of 8 bits, of 16
+@pytest.mark.parametrize("dtype, cache_dtype", DTYPES_WITH_CACHES)
+def test_decode_block_gives_tokens_of_a_row_together_the_bits_they_get_one_by_one(
+    monkeypatch, dtype, cache_dtype, cached_bytes
+):
+    monkeypatch.setattr(cpu_kernels, "CACHED_BYTES", cached_bytes)
+    torch.manual_seed(0)
+    b, s, h, d, positions = 2, 3, 4, 32, [5, 2]
+    norms, matrices = block_layers(h * d, 320, 4, dtype)
+    hidden, angle = torch.randn(b, s, h * d).to(dtype), torch.rand(b, s, d)
+    rotary = [angle.cos().to(dtype), angle.sin().to(dtype)]
+    keys, values = torch.randn(2, b, h, 12, d).to(cache_dtype)
+    mask = torch.rand(b, s, 8) > 0.4
+    mask[:, :, 5:] = True
+    own_keys, own_values, alone = keys.clone(), values.clone(), []
+    for i in range(s):
+        tables = [table[:, i] for table in rotary]
+        cached = tables, own_keys, own_values, [position + i for position in positions], mask[:, i]
+        alone.append(cpu_kernels.decode_block(hidden[:, i : i + 1], norms, matrices, 7.5, *cached))
+    together = [position + i for position in positions for i in range(s)]
+    cached = [table.flatten(0, 1) for table in rotary], keys, values, together, mask.flatten(0, 1)
+    assert torch.equal(cpu_kernels.decode_block(hidden, norms, matrices, 7.5, *cached), torch.cat(alone, dim=1))
+    assert torch.equal(keys, own_keys) and torch.equal(values, own_values)
+
+
 # -- compiling --------------------------------------------------------------------------------------------------------
 
 

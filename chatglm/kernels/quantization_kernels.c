@@ -1235,7 +1235,7 @@ static void normalize(const norm_t *norm, int32_t type, const float *input, int6
 
 /* Map hidden [b, e], elements of `type`, to what the block makes of it, in place; numbers in between are floats, keys and
  * values of `cache_type`. Tokens that come together get what they would get one by one, to the last bit, as long as
- * `multiply` has each row's sums in the same order, see `rows_as_alone` in `chatglm/cpu_kernels.py`.
+ * `multiply` has each row's sums in the same order, see `rows_as_alone` in `chatglm/cpu_decode.py`.
  *
  * cosine ... visible, longest ... positions: see `attend`. work [b, 6 e + inner]: scratch, as are scores [b, h, longest]
  * and the rest, see `multiply_quantized`, for the larger of e and inner columns and the matrices' most levels.
