@@ -254,6 +254,16 @@ def test_output_linear_takes_the_exact_largest_logit():
 
 
 @torch.no_grad()
+def test_output_linear_refines_a_row_whatever_its_neighbours_are():
+    torch.manual_seed(0)
+    linear = nn.Linear(256, 3000, bias=False)
+    linear.weight[1000:1600] = linear.weight[7] + 0.002 * torch.randn(600, 256)  # too many to be computed again
+    output, crowded = OutputLinear.from_linear(linear), linear.weight[7] + 0.01 * torch.randn(1, 256)
+    rows = torch.cat([crowded, torch.randn(5, 256), crowded])
+    assert torch.equal(output(rows), torch.cat([output(row[None]) for row in rows]))
+
+
+@torch.no_grad()
 def test_output_linear_takes_a_part_of_the_hidden_states():
     """As `logits_to_keep` cuts it out of a batch, where it is not contiguous."""
     output, hidden = OutputLinear.from_linear(nn.Linear(64, 100, bias=False)), torch.randn(3, 9, 64)
