@@ -35,7 +35,7 @@ class Drafts:
     def __init__(self, prompt_ids: Iterable[int], longest: int) -> None:
         self.longest = longest
         self.ids: list[int] = []
-        self.followers: dict[tuple[int, ...], int] = {}  # where the text goes on behind the last `SHORTEST_MATCH` tokens
+        self.followers: dict[tuple[int, ...], int] = {}  # where the text goes on behind those tokens
         self.source, self.match = 0, 0  # where the draft stands in `ids`, and how many tokens before it agree
         # how often the next token was right, by the match's length; the longer, the likelier
         self.rates = [1 - 0.6 * SHORTEST_MATCH / max(length, SHORTEST_MATCH) for length in range(LONGEST_MATCH + 1)]
@@ -44,7 +44,7 @@ class Drafts:
 
     @classmethod
     def of(cls, model: nn.Module, prompt_ids: Iterable[int]) -> Drafts | None:
-        """Return the drafts of an answer by a `ChatGLMForConditionalGeneration`; None where it would not stay the same."""
+        """Return the drafts of an answer of a `ChatGLMForConditionalGeneration`, None where they could change it."""
         together = tokens_together(model) if model.drafts else 1
         return cls(prompt_ids, together - 1) if together > 1 else None
 

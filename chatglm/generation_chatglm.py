@@ -392,8 +392,8 @@ class ChatMixin:
             map_punctuation: see `process_response`.
             on_dropped_rounds: called with the number of rounds left out, if any were.
             **kwargs: further arguments of `_answer`, such as `max_new_tokens`, `repetition_penalty`, `language`,
-                `seed`, `stop`, `response_format` and `drafts`; with any others, which are for the library's `generate`, that
-                computes the answer.
+                `seed`, `stop`, `response_format` and `drafts`; with any others, which are for the library's
+                `generate`, that computes the answer.
 
         Returns:
             The answer, and the history with this round added.
