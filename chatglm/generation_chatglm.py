@@ -99,7 +99,8 @@ def decode(
         if draft[place : place + 1] == tokens:
             place += 1
             continue
-        output.cache.crop(place - len(draft))
+        if draft:
+            output.cache.crop(place - len(draft))
         draft, place = [] if drafts is None else drafts.propose(remaining - 1), 0
         new_ids = upload([[token_id, *draft] for token_id in tokens], input_ids.device)  # [b, 1 + len(draft)]
         output = model(input_ids=new_ids, cache=output.cache, use_cache=True)
