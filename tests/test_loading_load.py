@@ -334,6 +334,12 @@ def test_load_quantises(folder, capsys, dtype, bits):
     assert model.transformer.word_embeddings(torch.tensor([[7]])).dtype == devices.DTYPES[dtype]
 
 
+@pytest.mark.parametrize("no_drafts", [False, True])
+def test_load_switches_drafts_off_where_asked_to(folder, no_drafts):
+    model, _ = load_model_and_tokenizer(ModelArguments(str(folder), "cpu", no_drafts=no_drafts))
+    assert model.drafts == (not no_drafts)
+
+
 def test_load_takes_a_quantised_checkpoint(folder, tmp_path, capsys):
     ChatGLMForConditionalGeneration.from_pretrained(folder, dtype=torch.float16).quantize(4).save_pretrained(tmp_path)
     shutil.copy(folder / "ice_text.model", tmp_path)
