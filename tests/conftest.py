@@ -70,6 +70,15 @@ def no_deprecations(request):
     assert not found or request.node.get_closest_marker("deprecated"), "\n".join(found)
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Take back what a test lets PyTorch compute with: two processes of two threads on two cores wait for each other."""
+    threads = torch.get_num_threads()
+    yield
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def reference() -> Path:
     """Return the folder with the real vocabulary and the original's outputs for it; its README says what is in it."""
