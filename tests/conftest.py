@@ -72,7 +72,7 @@ def no_deprecations(request):
 
 @pytest.fixture(autouse=True)
 def same_threads():
-    """Take back what a test lets PyTorch compute with: two processes of two threads on two cores wait for each other."""
+    """Take back the threads that a test lets PyTorch have: more threads than cores wait for each other."""
     threads = torch.get_num_threads()
     yield
     if torch.get_num_threads() != threads:
