@@ -161,3 +161,27 @@ def random_model():
         for parameter in model.parameters():
             parameter.normal_(std=0.4)
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """Return the folder of a small checkpoint to fine-tune."""
+    from replay import write_small_checkpoint
+
+    folder = tmp_path_factory.mktemp("base")
+    write_small_checkpoint(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    """Return an engine with a small model whose answers differ."""
+    from serving import write_lively_checkpoint
+
+    from chatglm import ChatGLMTokenizer
+    from engine import Engine
+
+    folder = tmp_path_factory.mktemp("serving") / "small"
+    made = Engine(write_lively_checkpoint(folder), ChatGLMTokenizer.from_pretrained(folder))
+    yield made
+    made.close()

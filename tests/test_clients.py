@@ -8,11 +8,10 @@ import struct
 
 import httpx
 import pytest
-from serving import client, serving, write_lively_checkpoint
+from serving import client, serving
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 
-from chatglm import ChatGLMTokenizer  # noqa: E402
 from engine import Engine  # noqa: E402
 from loading.arguments import SamplingArguments  # noqa: E402
 from server import app as api  # noqa: E402
@@ -24,14 +23,6 @@ MESSAGES = [
     {"role": "assistant", "content": "hello"},
     {"role": "user", "content": "1 + 1"},
 ]
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serving") / "small"
-    made = Engine(write_lively_checkpoint(folder), ChatGLMTokenizer.from_pretrained(folder))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

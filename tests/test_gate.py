@@ -7,26 +7,16 @@ import json
 import tracemalloc
 
 import pytest
-from serving import client, frames, serving, write_lively_checkpoint
+from serving import client, frames, serving
 
 pytest.importorskip("fastapi", reason="the server's packages are not installed")
 
-from chatglm import ChatGLMTokenizer  # noqa: E402
-from engine import Engine  # noqa: E402
 from server.app import build_app  # noqa: E402
 from server.arguments import ServerArguments  # noqa: E402
 from server.gate import unpack, usual_path  # noqa: E402
 from server.protocol import ApiError, event  # noqa: E402
 
 BODY = {"messages": [{"role": "user", "content": "你好"}], "max_tokens": 2, "temperature": 0}
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("serving") / "small"
-    made = Engine(write_lively_checkpoint(folder), ChatGLMTokenizer.from_pretrained(folder))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="module")

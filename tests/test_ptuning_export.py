@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
-from replay import write_small_checkpoint
 
 from loading import adapters
 from loading.arguments import ModelArguments
@@ -17,13 +16,6 @@ from loading.load import load_model_and_tokenizer
 from ptuning import export
 
 PROMPT = "你好"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    write_small_checkpoint(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

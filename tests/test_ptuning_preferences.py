@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from replay import write_small_checkpoint
 
 for package in ("datasets", "peft", "trl"):
     pytest.importorskip(package, reason="training on preferences needs pip install trl")
@@ -23,13 +22,6 @@ PAIRS = [("你好", "白色的上衣", "再见"), ("今天天气很好", "好", 
 FLAGS = (
     "--device cpu --disable_tqdm true --max_steps 4 --logging_steps 1 --save_steps 2 --learning_rate 0.02 --beta 0.5"
 )
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    write_small_checkpoint(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -42,13 +42,6 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    write_small_checkpoint(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     file = tmp_path_factory.mktemp("data") / "rows.jsonl"
     texts = ["你好", "白色的上衣", "我很高兴", "牛仔", "今天天气很好", "再见", "是的", "好的好的"]
