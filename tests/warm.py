@@ -39,6 +39,7 @@ def python() -> list[str]:
 
 def ask(address: str, arguments: list[str]) -> int:
     """Have the server start a process with this one's streams; return how it ended: a status, or minus a signal."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)  # one that comes before the fork is known waits until it is
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(address)
         wanted = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
@@ -49,6 +50,7 @@ def ask(address: str, arguments: list[str]) -> int:
         fork = int(answers.readline())
         for number in FORWARDED:
             signal.signal(number, lambda number, _: os.kill(fork, number))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         return int(answers.readline())
 
 
