@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextvars
 import ctypes
+import functools
 import importlib
 import importlib.util
 import os
@@ -36,6 +37,7 @@ TILE_ROWS, WIDE_TILE_ROWS = 8, 32  # rows that a block multiplies with the weigh
 # whether a graph's kernels may start early at all; CHATGLM_CUDA_OVERLAP=0 finds out whether that is at fault
 OVERLAP = os.environ.get("CHATGLM_CUDA_OVERLAP", "1") != "0"
 BLOCK_THREADS = 256
+RESIDENT_BLOCKS = 2  # of `linear_*` on a multiprocessor, as its source asks for
 ATTENTION_THREADS = 128
 
 
@@ -284,6 +286,12 @@ def unpack_reference(weight: Tensor, weight_scale: Tensor, bits: int, dtype: tor
     return (weight.float() * weight_scale.float()[:, None]).to(dtype)
 
 
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many a GPU has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
 def can_fuse(rows: int, weight: Tensor, bits: int) -> bool:
     """Return whether `fused_linear` takes so many input rows and this matrix (`bits`: of a stored weight)."""
     return (
@@ -326,7 +334,8 @@ def fused_linear(
     tile = TILE_ROWS
     if rows > TILE_ROWS:
         kernel, tile = f"{kernel}_wide", WIDE_TILE_ROWS
-    grid = (-(-rows // tile), -(-weight.shape[0] // 16), 1)
+    blocks = min(-(-weight.shape[0] // 16), RESIDENT_BLOCKS * multiprocessors(input.device))
+    grid = (-(-rows // tile), blocks, 1)
     arguments = (input, weight, weight_scale, bias, residual, float(residual_scale), int(gelu), output)
     _launch(kernel, output, grid, BLOCK_THREADS, *arguments, rows, columns, weight.shape[0])
     return output

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging
@@ -94,6 +96,13 @@ def prefix_attention(query: Tensor, key: Tensor, value: Tensor, plan: AttentionP
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
 
 
+def _attention_kernels(device: torch.device) -> AbstractContextManager:
+    """Leave cuDNN's attention out: it is prepared anew for each length, which takes longer than a prompt's reading."""
+    if device.type != "cuda":
+        return nullcontext()
+    return sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])
+
+
 def attention_probabilities(query: Tensor, key: Tensor, plan: AttentionPlan) -> Tensor:
     """Return the attention weights [b, h, s, t] that `prefix_attention` uses but does not give out."""
     s, t = query.shape[2], key.shape[2]
@@ -141,7 +150,8 @@ class SelfAttention(nn.Module):
             key, value = torch.cat([prefix[0], key], dim=2), torch.cat([prefix[1], value], dim=2)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_id)  # [b, h, t, d]
-        context = prefix_attention(query, key, value, plan)  # [b, h, s, d]
+        with _attention_kernels(query.device):
+            context = prefix_attention(query, key, value, plan)  # [b, h, s, d]
         probabilities = attention_probabilities(query, key, plan) if output_attentions else None
         return self.dense(context.transpose(1, 2).reshape(b, s, -1)), probabilities
 

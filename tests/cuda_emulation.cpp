@@ -72,6 +72,7 @@ static unsigned int mask_flip(unsigned int x, unsigned int mask, unsigned int fl
 static float shuffle_xor(float x, int mask);
 static void let_next_kernel_start() {}  // one kernel runs after the other
 static void wait_for_earlier_kernels() {}
+static void read_ahead(const Vector *, int) {}
 static inline unsigned int multiply_add_pair(half_t, unsigned int x, unsigned int scale, unsigned int offset);
 static inline unsigned int multiply_add_pair(bfloat16_t, unsigned int x, unsigned int scale, unsigned int offset);
 static inline void multiply_tile(half_t, float *sum, unsigned int a, unsigned int a8, unsigned int second,

@@ -53,6 +53,7 @@ def emulations(emulation_libraries, monkeypatch):
     def use(variant: str) -> EmulatedKernels:
         kernels = EmulatedKernels(emulation_libraries[variant])
         monkeypatch.setattr(cuda_kernels, "available", lambda device: True)
+        monkeypatch.setattr(cuda_kernels, "multiprocessors", lambda device: 1)
         monkeypatch.setattr(
             cuda_kernels,
             "_start",

@@ -73,6 +73,13 @@ __device__ __forceinline__ void wait_for_earlier_kernels() {
 #endif
 }
 
+// Asks for memory that will be read soon, so that it comes into the second-level cache; whole vectors.
+__device__ __forceinline__ void read_ahead(const Vector *p, int bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" : : "l"(p), "r"(bytes) : "memory");
+#endif
+}
+
 // x * scale + offset for two packed numbers, each exact here.
 __device__ __forceinline__ unsigned int multiply_add_pair(half_t, unsigned int x, unsigned int scale,
                                                           unsigned int offset) {
@@ -215,12 +222,27 @@ UNPACK(unpack_int8_float, 8, float)
 // ---------------------------------------------------------------------------------------------------------------------
 // linear: output[n, o] = gelu?(sum_i input[n, i] * weight[o, i] * scale[o] + bias[o]) + factor * residual[n, o]
 // Weights packed (BITS 4 or 8), or of the type T (BITS 16 or 32; no scale). Needs whole vectors: i a multiple of
-// 128 / BITS, everything 16-byte aligned. Grid (ceil(n / 8), ceil(o / 16)), 256 threads: a block computes 8 rows by 16
-// output features; its 8 warps share out the input features and add up at the end, so that every weight is read once
-// for 8 rows, and by `linear_*_wide_*`, with ceil(n / 32), once for 32. Called for each matrix of a decode step.
+// 128 / BITS, everything 16-byte aligned. Grid (ceil(n / 8), any), 256 threads: the blocks take the tiles of 8 rows by
+// 16 output features in turn, best as many blocks as the GPU holds at once. The 8 warps of a block share out the input
+// features of a tile and add up at its end, while the weights of the next one are on their way. `linear_*_wide_*`, with
+// ceil(n / 32): 32 rows by 64 features, so that rows and weights are read less often. Called for each matrix of a decode
+// step.
 // ---------------------------------------------------------------------------------------------------------------------
 
 #define LINEAR_WARPS 8
+#define LINEAR_BLOCKS 2  // for which a multiprocessor has the registers
+#ifndef NARROW_LOADS
+#define NARROW_LOADS 4
+#endif
+#ifndef WIDE_LOADS
+#define WIDE_LOADS 1
+#endif
+#ifndef AHEAD_TILES
+#define AHEAD_TILES 2
+#endif
+#ifndef AHEAD_BYTES
+#define AHEAD_BYTES 4096
+#endif
 
 #ifdef TENSOR_CORES
 // The weights of a word, and the matching inputs, as pairs of T in one order; which one does not matter to the sum.
@@ -288,73 +310,84 @@ template <> struct Pairs<4, bfloat16_t> {  // 128 + 8 + weight, less 136
     }
 };
 
-// A lane's part of the sums of a tile of 16 output features by 8 rows, TILES of them side by side, which share the
-// unpacked weights: lane 4g + m has features g and g + 8.
-template <int BITS, typename T, int TILES> struct TensorTile {
-    // vectors of each of its two rows that a thread has under way; blocks that should fit a multiprocessor's registers
-    enum { LOADS = 4, BLOCKS = TILES > 1 ? 2 : 3, PASSES = 1, ROWS = 8 * TILES };
-    // features g (twice) and g + 8, rows 2m and 2m + 1; of one tile two sums, so that one need not wait
-    float sum[TILES > 1 ? TILES : 2][4] = {};
+// A lane's part of a warp's sums, 16 FEATURE_TILES output features by 8 ROW_TILES rows: lane 4g + m has features g and
+// g + 8 of each tile, rows 2m and 2m + 1. Rows and unpacked weights are each used for all tiles of the other.
+template <int BITS, typename T, bool WIDE> struct TensorTile {
+    // LOADS: vectors of each of its rows of weights that a thread has under way, and as many that it multiplies
+    enum { FEATURE_TILES = WIDE ? 2 : 1, ROW_TILES = WIDE ? 4 : 1, FEATURE_WARPS = WIDE ? 2 : 1 };
+    enum { LOADS = WIDE ? WIDE_LOADS : NARROW_LOADS, PASSES = 1, ROWS = 8 * ROW_TILES };
+    float sum[FEATURE_TILES][WIDE ? ROW_TILES : 2][4] = {};  // of one tile two sums, so that one need not wait
 
-    // Adds weight * input over a vector's columns; inputs of this lane's columns and rows g, g + 8, …
-    __device__ __forceinline__ void add(const Vector &weight, const Vector &weight8, const T *input,
-                                        long long in_features, int rows, int group, bool inside) {
-        const int PAIRS = BITS < 16 ? 16 / BITS : 1;  // of a word
-        unsigned int first[4 * PAIRS], second[4 * PAIRS];
+    // Adds weight * input over the columns of a vector: of the weights, rows g and g + 8 of each tile; of the inputs, this
+    // lane's row of each tile.
+    __device__ __forceinline__ void add(const Vector *weight, const T *input, int in_features, int rows, int group) {
+        const int VECTORS = BITS < 16 ? 16 / BITS : 1;  // of inputs: 8 columns each, which are 4 pairs
+        const int WORDS = 4 / VECTORS, PAIRS = 4 / WORDS;
+        Vector x[VECTORS][ROW_TILES];
+        auto load_inputs = [&](int vector) {  // there is no row past the last: what it would give is not stored
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            Pairs<BITS, T>::weights(weight.word[i], first + i * PAIRS);
-            Pairs<BITS, T>::weights(weight8.word[i], second + i * PAIRS);
-        }
+            for (int tile = 0; tile < ROW_TILES; tile++)
+                x[vector][tile] = reinterpret_cast<const Vector *>(
+                    input + (long long)min(8 * tile + group, rows - 1) * in_features)[vector];
+        };
+        load_inputs(0);
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
-            if (8 * tile >= rows) break;  // the same for the whole block
-            const int row = 8 * tile + group;
-            Vector x[PAIRS] = {};
-            if (inside && row < rows) {
+        for (int vector = 0; vector < VECTORS; vector++) {
+            if (vector + 1 < VECTORS) load_inputs(vector + 1);
+            unsigned int pairs[2 * FEATURE_TILES][4];
 #pragma unroll
-                for (int i = 0; i < PAIRS; i++) x[i] = reinterpret_cast<const Vector *>(input + row * in_features)[i];
+            for (int row = 0; row < 2 * FEATURE_TILES; row++)
+#pragma unroll
+                for (int i = 0; i < WORDS; i++)
+                    Pairs<BITS, T>::weights(weight[row].word[vector * WORDS + i], pairs[row] + i * PAIRS);
+#pragma unroll
+            for (int tile = 0; tile < ROW_TILES; tile++) {
+                if (tile && 8 * tile >= rows) break;  // the same for the whole block
+                unsigned int inputs[4];
+#pragma unroll
+                for (int i = 0; i < WORDS; i++) Pairs<BITS, T>::inputs(x[vector][tile].word + i * PAIRS, inputs + i * PAIRS);
+#pragma unroll
+                for (int feature = 0; feature < FEATURE_TILES; feature++) {
+                    const unsigned int *a = pairs[2 * feature], *a8 = pairs[2 * feature + 1];
+#pragma unroll
+                    for (int i = 0; i < 4; i += 2)
+                        multiply_tile(T(), sum[feature][WIDE ? tile : i / 2], a[i], a8[i], a[i + 1], a8[i + 1],
+                                      inputs[i], inputs[i + 1]);
+                }
             }
-            unsigned int inputs[4 * PAIRS];
-#pragma unroll
-            for (int i = 0; i < 4; i++)
-                Pairs<BITS, T>::inputs(x[i * PAIRS / 4].word + i * PAIRS % 4, inputs + i * PAIRS);
-#pragma unroll
-            for (int i = 0; i < 4 * PAIRS; i += 2)
-                multiply_tile(T(), sum[TILES > 1 ? tile : i / 2 % 2], first[i], second[i], first[i + 1], second[i + 1],
-                              inputs[i], inputs[i + 1]);
         }
     }
 
-    __device__ __forceinline__ void store(float (*partial)[ROWS], int group, int member) {
+    __device__ __forceinline__ void store(float (*partial)[ROWS + 1], int group, int member) {
 #pragma unroll
-        for (int tile = 0; tile < TILES; tile++) {
+        for (int feature = 0; feature < FEATURE_TILES; feature++) {
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                partial[group + i / 2 * 8][8 * tile + 2 * member + i % 2] =
-                    TILES > 1 ? sum[tile][i] : sum[0][i] + sum[1][i];
+            for (int tile = 0; tile < ROW_TILES; tile++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    partial[16 * feature + group + i / 2 * 8][8 * tile + 2 * member + i % 2] =
+                        WIDE ? sum[feature][tile][i] : sum[feature][0][i] + sum[feature][1][i];
+            }
         }
     }
 };
 #endif
 
-template <int BITS, typename T, int TILES> struct FloatTile {
-    enum { LOADS = 2, BLOCKS = 2, PASSES = TILES, ROWS = 8 };  // for so many sums there are no registers
+template <int BITS, typename T, bool WIDE> struct FloatTile {
+    enum { FEATURE_TILES = 1, FEATURE_WARPS = 1, LOADS = 1, PASSES = WIDE ? 4 : 1, ROWS = 8 };
     float sum[2][ROWS] = {};  // features g and g + 8, all rows; over this lane's columns
 
-    __device__ __forceinline__ void add(const Vector &weight, const Vector &weight8, const T *input,
-                                        long long in_features, int rows, int, bool inside) {
+    __device__ __forceinline__ void add(const Vector *weight, const T *input, int in_features, int rows, int) {
         const int COLUMNS = 32 / BITS;  // of a word
-        if (!inside) return;
 #pragma unroll
         for (int i = 0; i < 4; i++) {
             float first[COLUMNS], second[COLUMNS], x[COLUMNS];
-            Weights<BITS, T>::unpack(weight.word[i], first);
-            Weights<BITS, T>::unpack(weight8.word[i], second);
+            Weights<BITS, T>::unpack(weight[0].word[i], first);
+            Weights<BITS, T>::unpack(weight[1].word[i], second);
 #pragma unroll
             for (int row = 0; row < ROWS; row++) {
                 if (row >= rows) break;
-                load_floats<COLUMNS>(input + row * in_features + i * COLUMNS, x);
+                load_floats<COLUMNS>(input + (long long)row * in_features + i * COLUMNS, x);
 #pragma unroll
                 for (int column = 0; column < COLUMNS; column++) {
                     sum[0][row] += first[column] * x[column];
@@ -364,7 +397,7 @@ template <int BITS, typename T, int TILES> struct FloatTile {
         }
     }
 
-    __device__ __forceinline__ void store(float (*partial)[ROWS], int group, int member) {
+    __device__ __forceinline__ void store(float (*partial)[ROWS + 1], int group, int member) {
 #pragma unroll
         for (int half = 0; half < 2; half++) {
 #pragma unroll
@@ -388,101 +421,141 @@ __device__ __forceinline__ float gelu(float x) {  // the tanh form
     return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
 }
 
-// What a thread multiplies next: its vectors of two rows, zeros past their end.
-template <typename Tile>
-__device__ __forceinline__ void load_weights(Vector *load, Vector *load8, const Vector *row, const Vector *row8,
-                                             int start, int member, int vectors) {
-#pragma unroll
-    for (int i = 0; i < Tile::LOADS; i++) {
-        const int vector = start + 4 * LINEAR_WARPS * i + member;
-        load[i] = load8[i] = Vector();
-        if (vector < vectors) {
-            load[i] = load_once(row + vector);
-            load8[i] = load_once(row8 + vector);
-        }
-    }
-}
+template <typename T> struct Linear {
+    const T *input;  // neither this nor `residual` is `__restrict__`: the read-only cache may hold what was there before
+    const Vector *weight;
+    const half_t *scale;
+    const T *bias, *residual;
+    float factor;
+    int apply_gelu;
+    T *output;
+    int rows, in_features, out_features;
+};
 
-// A block's ROWS rows from the first one of `input` on by its 16 output features; `partial` meets the warps' sums.
-// `input` and `residual` are not `__restrict__`: the read-only cache may hold what was there before an earlier kernel
-// wrote them.
+// A block's ROWS rows from `first_row` on, by all of its tiles of FEATURES output features.
 template <int BITS, typename T, typename Tile>
-__device__ __forceinline__ void linear_pass(const T *input, const Vector *row, const Vector *row8, const half_t *scale,
-                                            const T *bias, const T *residual, float factor, int apply_gelu, T *output,
-                                            int rows, int in_features, int out_features, int first_output,
-                                            float (*partial)[16][Tile::ROWS]) {
+__device__ __forceinline__ void linear_pass(const Linear<T> &of, const int first_row) {
     const int COLUMNS = 128 / BITS;  // of a vector
+    const int WEIGHT_ROWS = 2 * Tile::FEATURE_TILES, FEATURES = 8 * WEIGHT_ROWS * Tile::FEATURE_WARPS;
+    const int COLUMN_WARPS = LINEAR_WARPS / Tile::FEATURE_WARPS, STRIDE = 4 * COLUMN_WARPS;
+    const int TURNS = FEATURES * Tile::ROWS > 1024 ? 1 : 2;  // what the shared memory has room for
+    __shared__ float partial[TURNS][COLUMN_WARPS][FEATURES][Tile::ROWS + 1];
     const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;
-    const int vectors = in_features / COLUMNS;
+    const int column_warp = warp % COLUMN_WARPS, feature_warp = warp / COLUMN_WARPS;
+    const int first_feature = 8 * WEIGHT_ROWS * feature_warp;  // within a tile
+    const int vectors = of.in_features / COLUMNS, steps = (vectors + STRIDE * Tile::LOADS - 1) / (STRIDE * Tile::LOADS);
+    const int tiles = (of.out_features + FEATURES - 1) / FEATURES;
+    const int rows = min(of.rows - first_row, (int)Tile::ROWS);
+    const T *input = of.input + (long long)first_row * of.in_features;
 
-    // the four lanes of a group read 64 bytes of its rows, the warps of a block one such stretch after the other
-    Tile tile;
-    Vector load[Tile::LOADS], load8[Tile::LOADS];
-    int start = 4 * warp;
-    load_weights<Tile>(load, load8, row, row8, start, member, vectors);
-    wait_for_earlier_kernels();
-    while (start < vectors) {
+    // The four lanes of a group read 64 bytes of a row, the warps of a tile's features one such stretch after the other.
+    // Past the last feature the last one is read again, and not stored; past the last column there are zeros.
+    auto load_weights = [&](Vector(*load)[WEIGHT_ROWS], int tile, int step) {
+        const Vector *row[WEIGHT_ROWS];
+#pragma unroll
+        for (int i = 0; i < WEIGHT_ROWS; i++)
+            row[i] = of.weight + (long long)min(FEATURES * tile + first_feature + group + 8 * i, of.out_features - 1) *
+                                     vectors;
 #pragma unroll
         for (int i = 0; i < Tile::LOADS; i++) {
-            const int stretch = start + 4 * LINEAR_WARPS * i, vector = stretch + member;
-            if (stretch < vectors)  // the same for the whole warp
-                tile.add(load[i], load8[i], input + (long long)vector * COLUMNS, in_features, rows, group,
-                         vector < vectors);
-        }
-        start += 4 * LINEAR_WARPS * Tile::LOADS;
-        load_weights<Tile>(load, load8, row, row8, start, member, vectors);
-    }
-    tile.store(partial[warp], group, member);
-    __syncthreads();
-
-    const int column = threadIdx.x % 16, output_feature = first_output + column;
-    for (int output_row = threadIdx.x / 16; output_row < rows; output_row += 2 * LINEAR_WARPS) {
-        if (output_feature >= out_features) break;
-        float value = 0.0f;
+            const int vector = STRIDE * (Tile::LOADS * step + i) + 4 * column_warp + member;
 #pragma unroll
-        for (int i = 0; i < LINEAR_WARPS; i++) value += partial[i][column][output_row];
-        const long long place = (long long)output_row * out_features + output_feature;
-        if (BITS < 16) value *= to_float(scale[output_feature]);
-        if (bias) value += to_float(bias[output_feature]);
-        if (apply_gelu) value = gelu(value);
-        if (residual) value += factor * to_float(residual[place]);
-        output[place] = from_float<T>(value);
+            for (int j = 0; j < WEIGHT_ROWS; j++)
+                load[i][j] = vector < vectors && tile < tiles ? load_once(row[j] + vector) : Vector();
+        }
+    };
+
+    // Where a tile ends, a thread has one of its features in OUTPUTS rows. What it needs there is asked for early.
+    const int OUTPUTS = (FEATURES * Tile::ROWS + 32 * LINEAR_WARPS - 1) / (32 * LINEAR_WARPS);
+    const int own_feature = threadIdx.x % FEATURES, own_row = threadIdx.x / FEATURES;
+    const int ROW_STEP = 32 * LINEAR_WARPS / FEATURES;
+    half_t scale = {};
+    T bias = {};
+    auto load_constants = [&](int tile) {
+        const int feature = min(FEATURES * tile + own_feature, of.out_features - 1);
+        if (BITS < 16) scale = of.scale[feature];
+        if (of.bias) bias = of.bias[feature];
+    };
+
+    Vector load[2][Tile::LOADS][WEIGHT_ROWS];
+    int tile = blockIdx.y, step = 0, turn = 0;
+    load_weights(load[0], tile, step);
+    load_constants(tile);
+    for (int i = threadIdx.x; i < AHEAD_TILES * FEATURES; i += 32 * LINEAR_WARPS) {
+        const long long feature = FEATURES * (tile + i / FEATURES * (int)gridDim.y) + i % FEATURES;
+        if (feature < of.out_features) read_ahead(of.weight + feature * vectors, min(16 * vectors, AHEAD_BYTES));
+    }
+    wait_for_earlier_kernels();
+    Tile sums;
+    while (tile < tiles) {
+#pragma unroll
+        for (int now = 0; now < 2; now++) {  // the two sets of registers take turns
+            if (tile >= tiles) break;        // the same for the whole block
+            const bool last = step + 1 == steps;
+            const int next_tile = last ? tile + gridDim.y : tile, next_step = last ? 0 : step + 1;
+            load_weights(load[1 - now], next_tile, next_step);
+            const float tile_scale = to_float(scale), tile_bias = to_float(bias);
+            T residual = {};
+            if (last) {
+                load_constants(next_tile);
+                const int feature = min(FEATURES * tile + own_feature, of.out_features - 1);
+                if (of.residual && own_row < rows)
+                    residual = of.residual[(long long)(first_row + own_row) * of.out_features + feature];
+            }
+#pragma unroll
+            for (int i = 0; i < Tile::LOADS; i++) {  // past the last column 0 times the last ones
+                const int vector = min(STRIDE * (Tile::LOADS * step + i) + 4 * column_warp + member, vectors - 1);
+                sums.add(load[now][i], input + vector * COLUMNS, of.in_features, rows, group);
+            }
+            if (last) {
+                sums.store(partial[turn][column_warp] + first_feature, group, member);
+                sums = Tile();
+                __syncthreads();
+                const int feature = FEATURES * tile + own_feature;
+#pragma unroll
+                for (int i = 0; i < OUTPUTS; i++) {
+                    const int row = own_row + i * ROW_STEP;
+                    if (row >= rows || feature >= of.out_features) break;
+                    const long long place = (long long)(first_row + row) * of.out_features + feature;
+                    float value = 0.0f;
+#pragma unroll
+                    for (int j = 0; j < COLUMN_WARPS; j++) value += partial[turn][j][own_feature][row];
+                    if (BITS < 16) value *= tile_scale;
+                    if (of.bias) value += tile_bias;
+                    if (of.apply_gelu) value = gelu(value);
+                    if (of.residual) value += of.factor * to_float(i ? of.residual[place] : residual);
+                    of.output[place] = from_float<T>(value);
+                }
+                turn = TURNS - 1 - turn;
+                if (TURNS == 1) __syncthreads();  // `partial` has been read
+            }
+            tile = next_tile;
+            step = next_step;
+        }
     }
 }
 
-template <int BITS, typename T, typename Tile>
-__device__ __forceinline__ void linear(const T *input, const Vector *__restrict__ weight,
-                                       const half_t *__restrict__ scale, const T *__restrict__ bias, const T *residual,
-                                       float factor, int apply_gelu, T *output, int rows, int in_features,
-                                       int out_features) {
-    __shared__ float partial[LINEAR_WARPS][16][Tile::ROWS];
-    const int group = threadIdx.x % 32 / 4, vectors = in_features * BITS / 128, first_output = 16 * blockIdx.y;
-    // past the last feature the last one is read again, and not stored
-    const Vector *row = weight + (long long)min(first_output + group, out_features - 1) * vectors;
-    const Vector *row8 = weight + (long long)min(first_output + group + 8, out_features - 1) * vectors;
+template <int BITS, typename T, typename Tile> __device__ __forceinline__ void linear(const Linear<T> &of) {
     let_next_kernel_start();
 #pragma unroll 1
     for (int pass = 0; pass < Tile::PASSES; pass++) {
-        const long long first_row = Tile::ROWS * ((long long)Tile::PASSES * blockIdx.x + pass);
-        if (first_row >= rows) break;
+        const int first_row = Tile::ROWS * (Tile::PASSES * (int)blockIdx.x + pass);
+        if (first_row >= of.rows) break;
         if (pass) __syncthreads();  // `partial` has been read
-        linear_pass<BITS, T, Tile>(input + first_row * in_features, row, row8, scale, bias,
-                                   residual ? residual + first_row * out_features : residual, factor, apply_gelu,
-                                   output + first_row * out_features, min(rows - (int)first_row, (int)Tile::ROWS),
-                                   in_features, out_features, first_output, partial);
+        linear_pass<BITS, T, Tile>(of, first_row);
     }
 }
 
-#define LINEAR_TILES(NAME, BITS, T, TILE, TILES)                                                               \
-    extern "C" __global__ void __launch_bounds__(32 * LINEAR_WARPS, TILE<BITS, T, TILES>::BLOCKS)              \
+#define LINEAR_TILES(NAME, BITS, T, TILE, WIDE)                                                                \
+    extern "C" __global__ void __launch_bounds__(32 * LINEAR_WARPS, LINEAR_BLOCKS)                             \
         NAME(const T *input, const Vector *weight, const half_t *scale, const T *bias, const T *residual,      \
              float factor, int apply_gelu, T *output, int rows, int in_features, int out_features) {           \
-        linear<BITS, T, TILE<BITS, T, TILES>>(input, weight, scale, bias, residual, factor, apply_gelu,        \
-                                              output, rows, in_features, out_features);                        \
+        linear<BITS, T, TILE<BITS, T, WIDE>>({input, weight, scale, bias, residual, factor, apply_gelu,        \
+                                              output, rows, in_features, out_features});                       \
     }
-#define LINEAR(NAME, NUMBER, BITS, T, TILE)              \
-    LINEAR_TILES(NAME##_##NUMBER, BITS, T, TILE, 1)      \
-    LINEAR_TILES(NAME##_wide_##NUMBER, BITS, T, TILE, 4)
+#define LINEAR(NAME, NUMBER, BITS, T, TILE)                  \
+    LINEAR_TILES(NAME##_##NUMBER, BITS, T, TILE, false)      \
+    LINEAR_TILES(NAME##_wide_##NUMBER, BITS, T, TILE, true)
 
 LINEAR(linear_int4, half, 4, half_t, SHORT_TILE)
 LINEAR(linear_int4, bfloat16, 4, bfloat16_t, SHORT_TILE)
@@ -529,14 +602,19 @@ template <typename T>
 __device__ __forceinline__ void layer_norm(const T *input, const T *__restrict__ weight, const T *__restrict__ bias,
                                            float epsilon, T *output, int hidden_size) {
     let_next_kernel_start();
-    wait_for_earlier_kernels();
     const int WIDTH = 16 / sizeof(T);  // numbers in a vector
     const int first = WIDTH * threadIdx.x, step = WIDTH * blockDim.x;
     input += (long long)blockIdx.x * hidden_size;
     output += (long long)blockIdx.x * hidden_size;
     const size_t addresses = (size_t)input | (size_t)weight | (size_t)bias | (size_t)output;
-    const bool whole = hidden_size % WIDTH == 0 && addresses % 16 == 0;
+    const bool whole = hidden_size % WIDTH == 0 && addresses % 16 == 0, held = step >= hidden_size;
     float value[WIDTH], factor[WIDTH], offset[WIDTH], sum = 0.0f, squares = 0.0f;
+    auto load_constants = [&](int start) {
+        load_columns<WIDTH>(weight, start, hidden_size, whole, factor);
+        load_columns<WIDTH>(bias, start, hidden_size, whole, offset);
+    };
+    if (held && first < hidden_size) load_constants(first);
+    wait_for_earlier_kernels();
     for (int start = first; start < hidden_size; start += step) {
         load_columns<WIDTH>(input, start, hidden_size, whole, value);
 #pragma unroll
@@ -544,7 +622,7 @@ __device__ __forceinline__ void layer_norm(const T *input, const T *__restrict__
     }
     const float mean = sum_over_block(sum) / hidden_size;
     for (int start = first; start < hidden_size; start += step) {
-        if (step < hidden_size) load_columns<WIDTH>(input, start, hidden_size, whole, value);  // else still held
+        if (!held) load_columns<WIDTH>(input, start, hidden_size, whole, value);
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) {
             const float distance = start + i < hidden_size ? value[i] - mean : 0.0f;
@@ -553,9 +631,10 @@ __device__ __forceinline__ void layer_norm(const T *input, const T *__restrict__
     }
     const float scale = 1.0f / sqrtf(sum_over_block(squares) / hidden_size + epsilon);
     for (int start = first; start < hidden_size; start += step) {
-        if (step < hidden_size) load_columns<WIDTH>(input, start, hidden_size, whole, value);
-        load_columns<WIDTH>(weight, start, hidden_size, whole, factor);
-        load_columns<WIDTH>(bias, start, hidden_size, whole, offset);
+        if (!held) {
+            load_columns<WIDTH>(input, start, hidden_size, whole, value);
+            load_constants(start);
+        }
         Pack<T, WIDTH> pack;
 #pragma unroll
         for (int i = 0; i < WIDTH; i++)
@@ -641,7 +720,6 @@ __device__ __forceinline__ void attention(const T *query_key_value, const T *cos
                                           const long long *place, const long long *column, int layer, float *partial,
                                           int *arrived, T *context, int head_size) {
     let_next_kernel_start();
-    wait_for_earlier_kernels();
     const int WIDTH = 16 / sizeof(T);  // numbers in a vector
     __shared__ float query[ATTENTION_THREADS * 2], group_sum[ATTENTION_THREADS], group_max[ATTENTION_THREADS];
     __shared__ float group_value[ATTENTION_THREADS * WIDTH];
@@ -654,6 +732,7 @@ __device__ __forceinline__ void attention(const T *query_key_value, const T *cos
     const unsigned char *key_mask = reinterpret_cast<const unsigned char *>(place[2]);
     if (key_mask) key_mask += row * place[3] - prefix;
     if (column[row] < 0) {  // a row that is not there: a graph may have more of them than the batch
+        wait_for_earlier_kernels();
         for (int i = thread; split == 0 && i < head_size; i += ATTENTION_THREADS)
             context[row_head * head_size + i] = from_float<T>(0.0f);
         return;
@@ -661,8 +740,30 @@ __device__ __forceinline__ void attention(const T *query_key_value, const T *cos
 
     const int share = max((keys + (int)gridDim.x - 1) / (int)gridDim.x, ATTENTION_SPAN);
     const int splits = (keys + share - 1) / share;  // that have any keys
-    if (split >= splits) return;
+    if (split >= splits) {
+        wait_for_earlier_kernels();
+        return;
+    }
     const int begin = split * share, end = min(begin + share, keys);
+
+    // what earlier tokens left is there before this token's query is
+    const int lanes = head_size / WIDTH, group = thread / lanes, member = thread % lanes;
+    const int groups = ATTENTION_THREADS / lanes;
+    Pack<T, WIDTH> key_load[ATTENTION_LOADS], value_load[ATTENTION_LOADS];
+    auto load_key = [&](int i, int key) {
+        key_load[i] = reinterpret_cast<const Pack<T, WIDTH> *>(key_cache + (long long)key * head_size)[member];
+        value_load[i] = reinterpret_cast<const Pack<T, WIDTH> *>(value_cache + (long long)key * head_size)[member];
+    };
+    auto load_keys = [&](int start) {
+#pragma unroll
+        for (int i = 0; i < ATTENTION_LOADS; i++) {
+            const int key = start + i * groups + group;
+            key_load[i] = value_load[i] = {};
+            if (key < end && key != new_key) load_key(i, key);
+        }
+    };
+    load_keys(begin);
+    wait_for_earlier_kernels();
 
     query_key_value += row_head * 3 * head_size;
     cosine += row * head_size;
@@ -678,24 +779,18 @@ __device__ __forceinline__ void attention(const T *query_key_value, const T *cos
     }
     __syncthreads();
 
-    const int lanes = head_size / WIDTH, group = thread / lanes, member = thread % lanes;
-    const int groups = ATTENTION_THREADS / lanes;
     float part[WIDTH], value[WIDTH] = {}, sum = 0.0f, maximum = MINUS_INFINITY;
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) part[i] = query[member * WIDTH + i];
     for (int start = begin; start < end; start += ATTENTION_LOADS * groups) {  // the same for the whole block
-        Pack<T, WIDTH> key_load[ATTENTION_LOADS] = {}, value_load[ATTENTION_LOADS] = {};
+        if (start > begin) load_keys(start);
         float score[ATTENTION_LOADS], highest = maximum;
 #pragma unroll
         for (int i = 0; i < ATTENTION_LOADS; i++) {
             const int key = start + i * groups + group;
+            if (key == new_key) load_key(i, key);
             const bool visible = key < end && (!key_mask || key < prefix || key_mask[key]);
             score[i] = visible ? 0.0f : MINUS_INFINITY;
-            if (visible) {
-                key_load[i] = reinterpret_cast<const Pack<T, WIDTH> *>(key_cache + (long long)key * head_size)[member];
-                value_load[i] =
-                    reinterpret_cast<const Pack<T, WIDTH> *>(value_cache + (long long)key * head_size)[member];
-            }
         }
 #pragma unroll
         for (int i = 0; i < ATTENTION_LOADS; i++) {
