@@ -72,7 +72,6 @@ static unsigned int mask_flip(unsigned int x, unsigned int mask, unsigned int fl
 static float shuffle_xor(float x, int mask);
 static void let_next_kernel_start() {}  // one kernel runs after the other
 static void wait_for_earlier_kernels() {}
-static void read_ahead(const Vector *, int) {}
 static inline unsigned int multiply_add_pair(half_t, unsigned int x, unsigned int scale, unsigned int offset);
 static inline unsigned int multiply_add_pair(bfloat16_t, unsigned int x, unsigned int scale, unsigned int offset);
 static inline void multiply_tile(half_t, float *sum, unsigned int a, unsigned int a8, unsigned int second,
@@ -303,8 +302,8 @@ template <typename... A> static Kernel kernel_of(void (*kernel)(A...)) {
 static std::map<std::string, Kernel> kernels = {
     NUMBER_TYPES(unpack_int4),   NUMBER_TYPES(unpack_int8),      NUMBER_TYPES(linear_int4),
     NUMBER_TYPES(linear_int8),   NUMBER_TYPES(linear),           NUMBER_TYPES(linear_int4_wide),
-    NUMBER_TYPES(linear_int8_wide), NUMBER_TYPES(linear_wide),   NUMBER_TYPES(layer_norm),
-    NUMBER_TYPES(rotary_tables), NUMBER_TYPES(attention),
+    NUMBER_TYPES(linear_int8_wide), NUMBER_TYPES(layer_norm),    NUMBER_TYPES(rotary_tables),
+    NUMBER_TYPES(attention),
 };
 static std::string loaded_image;
 static int launches, overlapped;

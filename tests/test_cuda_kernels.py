@@ -415,7 +415,7 @@ def kernel_names() -> set[str]:
     """Return the names of the source's kernels, by reading its macros."""
     text, names = SOURCE.read_text(encoding="utf-8"), set()
     for macro, name, number in re.findall(r"^([A-Z_]+)\((\w+), (\w+)", text, flags=re.MULTILINE):
-        names |= {f"{name}_{number}", f"{name}_wide_{number}"} if macro == "LINEAR" else {name}
+        names |= {f"{name}_{number}", f"{name}_wide_{number}"} if macro == "LINEAR_PACKED" else {name}
     return names
 
 
@@ -620,20 +620,25 @@ def test_launches_overlap_where_asked_for(emulations, monkeypatch):
     assert kernels.driver.emulation_overlapped() == 1
 
 
-def test_every_kernel_waits_before_it_reads_what_another_one_wrote():
-    """By reading the source: `wait_for_earlier_kernels` comes before any use of a tensor but the weights."""
+@pytest.mark.parametrize(
+    ("name", "another_one_wrote"),
+    [
+        ("unpack", r"scale\[|weight \+=|output \+="),
+        ("rotary_tables", r"column\[|frequency\[|cosine\[|sine\["),
+        ("layer_norm", r"load_columns<WIDTH>\(input|sum_over_block|pack"),
+        ("attention", r"query_key_value \+|rotated|cosine|sine|partial|arrived|__syncthreads"),
+        ("linear_pass", r"input \+ vector|of\.residual|output\[|\.add\(|\.store\("),
+    ],
+)
+def test_every_kernel_waits_before_it_reads_what_another_one_wrote(name, another_one_wrote):
+    """By reading the source: what may come before is weights, and keys and values of earlier tokens."""
     text = SOURCE.read_text(encoding="utf-8")
-    for name in ("unpack", "layer_norm", "rotary_tables", "attention"):
-        body = re.search(rf"void {name}\(const [^{{]*\) {{\n(.*?)\n}}\n", text, flags=re.DOTALL).group(1)
-        first = body.replace("let_next_kernel_start();", "").strip().splitlines()[0]
-        assert first.strip() == "wait_for_earlier_kernels();", name
-    body = re.search(r"void linear\([^{]*\) {\n(.*?)\n}\n", text, flags=re.DOTALL).group(1)
-    assert not re.search(r"input\[|residual\[|scale\[|bias\[|output\[|\.add\(", body)
-    body = re.search(r"void linear_pass\([^{]*\) {\n(.*?)\n}\n", text, flags=re.DOTALL).group(1)
-    before, after = body.split("wait_for_earlier_kernels();")
-    assert not re.search(r"input\[|residual\[|scale\[|bias\[|output\[|\.add\(", before)
-    assert "load_weights" in before
-    assert "tile.add(" in after
+    body = re.search(rf"void {name}\(const [^{{;]*\) {{\n(.*?)\n}}\n", text, flags=re.DOTALL).group(1)
+    *early, before, after = body.split("wait_for_earlier_kernels();")  # one each for blocks that end early
+    assert not re.search(another_one_wrote, before)
+    assert re.search(another_one_wrote, after)
+    assert not any(re.search(rf"{another_one_wrote}|return;", part) for part in early[:1])
+    assert all(part.count("return;") == 1 for part in [*early[1:], before][: len(early)])
 
 
 def test_launch_structures_are_those_of_the_driver(tmp_path):

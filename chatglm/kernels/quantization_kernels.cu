@@ -73,13 +73,6 @@ __device__ __forceinline__ void wait_for_earlier_kernels() {
 #endif
 }
 
-// Asks for memory that will be read soon, so that it comes into the second-level cache; whole vectors.
-__device__ __forceinline__ void read_ahead(const Vector *p, int bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" : : "l"(p), "r"(bytes) : "memory");
-#endif
-}
-
 // x * scale + offset for two packed numbers, each exact here.
 __device__ __forceinline__ unsigned int multiply_add_pair(half_t, unsigned int x, unsigned int scale,
                                                           unsigned int offset) {
@@ -222,27 +215,15 @@ UNPACK(unpack_int8_float, 8, float)
 // ---------------------------------------------------------------------------------------------------------------------
 // linear: output[n, o] = gelu?(sum_i input[n, i] * weight[o, i] * scale[o] + bias[o]) + factor * residual[n, o]
 // Weights packed (BITS 4 or 8), or of the type T (BITS 16 or 32; no scale). Needs whole vectors: i a multiple of
-// 128 / BITS, everything 16-byte aligned. Grid (ceil(n / 8), any), 256 threads: the blocks take the tiles of 8 rows by
-// 16 output features in turn, best as many blocks as the GPU holds at once. The 8 warps of a block share out the input
+// 128 / BITS, everything 16-byte aligned. Grid (ceil(n / 8), any), 256 threads: the blocks take the tiles of 16 output
+// features by 8 rows in turn, best as many blocks as the GPU holds at once. The 8 warps of a block share out the input
 // features of a tile and add up at its end, while the weights of the next one are on their way. `linear_*_wide_*`, with
-// ceil(n / 32): 32 rows by 64 features, so that rows and weights are read less often. Called for each matrix of a decode
-// step.
+// ceil(n / 32): 32 features by 32 rows, which reads neither as often. Called for each matrix of a decode step.
 // ---------------------------------------------------------------------------------------------------------------------
 
 #define LINEAR_WARPS 8
+#define LINEAR_THREADS (32 * LINEAR_WARPS)
 #define LINEAR_BLOCKS 2  // for which a multiprocessor has the registers
-#ifndef NARROW_LOADS
-#define NARROW_LOADS 4
-#endif
-#ifndef WIDE_LOADS
-#define WIDE_LOADS 1
-#endif
-#ifndef AHEAD_TILES
-#define AHEAD_TILES 2
-#endif
-#ifndef AHEAD_BYTES
-#define AHEAD_BYTES 4096
-#endif
 
 #ifdef TENSOR_CORES
 // The weights of a word, and the matching inputs, as pairs of T in one order; which one does not matter to the sum.
@@ -310,21 +291,21 @@ template <> struct Pairs<4, bfloat16_t> {  // 128 + 8 + weight, less 136
     }
 };
 
-// A lane's part of a warp's sums, 16 FEATURE_TILES output features by 8 ROW_TILES rows: lane 4g + m has features g and
-// g + 8 of each tile, rows 2m and 2m + 1. Rows and unpacked weights are each used for all tiles of the other.
+// A lane's part of a tile's sums, 16 FEATURE_TILES output features by 8 ROW_TILES rows: lane 4g + m has features g and
+// g + 8 and rows 2m and 2m + 1 of each. Unpacked weights are used for all rows, inputs for all features.
 template <int BITS, typename T, bool WIDE> struct TensorTile {
-    // LOADS: vectors of each of its rows of weights that a thread has under way, and as many that it multiplies
-    enum { FEATURE_TILES = WIDE ? 2 : 1, ROW_TILES = WIDE ? 4 : 1, FEATURE_WARPS = WIDE ? 2 : 1 };
-    enum { LOADS = WIDE ? WIDE_LOADS : NARROW_LOADS, PASSES = 1, ROWS = 8 * ROW_TILES };
+    // LOADS: vectors of each of its rows of weights that a thread has under way, while it multiplies as many
+    enum { FEATURE_TILES = WIDE ? 2 : 1, ROW_TILES = WIDE ? 4 : 1, ROWS = 8 * ROW_TILES };
+    enum { LOADS = WIDE ? 1 : 4, PASSES = 1 };
     float sum[FEATURE_TILES][WIDE ? ROW_TILES : 2][4] = {};  // of one tile two sums, so that one need not wait
 
-    // Adds weight * input over the columns of a vector: of the weights, rows g and g + 8 of each tile; of the inputs, this
-    // lane's row of each tile.
+    // Adds weight * input over the columns of a vector: of the weights, rows g and g + 8 of each tile; of the inputs,
+    // this lane's row of each tile.
     __device__ __forceinline__ void add(const Vector *weight, const T *input, int in_features, int rows, int group) {
         const int VECTORS = BITS < 16 ? 16 / BITS : 1;  // of inputs: 8 columns each, which are 4 pairs
         const int WORDS = 4 / VECTORS, PAIRS = 4 / WORDS;
         Vector x[VECTORS][ROW_TILES];
-        auto load_inputs = [&](int vector) {  // there is no row past the last: what it would give is not stored
+        auto load_inputs = [&](int vector) {  // past the last row it again: what comes of it is not stored
 #pragma unroll
             for (int tile = 0; tile < ROW_TILES; tile++)
                 x[vector][tile] = reinterpret_cast<const Vector *>(
@@ -336,16 +317,18 @@ template <int BITS, typename T, bool WIDE> struct TensorTile {
             if (vector + 1 < VECTORS) load_inputs(vector + 1);
             unsigned int pairs[2 * FEATURE_TILES][4];
 #pragma unroll
-            for (int row = 0; row < 2 * FEATURE_TILES; row++)
+            for (int row = 0; row < 2 * FEATURE_TILES; row++) {
 #pragma unroll
                 for (int i = 0; i < WORDS; i++)
                     Pairs<BITS, T>::weights(weight[row].word[vector * WORDS + i], pairs[row] + i * PAIRS);
+            }
 #pragma unroll
             for (int tile = 0; tile < ROW_TILES; tile++) {
                 if (tile && 8 * tile >= rows) break;  // the same for the whole block
                 unsigned int inputs[4];
 #pragma unroll
-                for (int i = 0; i < WORDS; i++) Pairs<BITS, T>::inputs(x[vector][tile].word + i * PAIRS, inputs + i * PAIRS);
+                for (int i = 0; i < WORDS; i++)
+                    Pairs<BITS, T>::inputs(x[vector][tile].word + i * PAIRS, inputs + i * PAIRS);
 #pragma unroll
                 for (int feature = 0; feature < FEATURE_TILES; feature++) {
                     const unsigned int *a = pairs[2 * feature], *a8 = pairs[2 * feature + 1];
@@ -374,7 +357,7 @@ template <int BITS, typename T, bool WIDE> struct TensorTile {
 #endif
 
 template <int BITS, typename T, bool WIDE> struct FloatTile {
-    enum { FEATURE_TILES = 1, FEATURE_WARPS = 1, LOADS = 1, PASSES = WIDE ? 4 : 1, ROWS = 8 };
+    enum { FEATURE_TILES = 1, LOADS = 1, PASSES = WIDE ? 4 : 1, ROWS = 8 };  // for so many sums there are no registers
     float sum[2][ROWS] = {};  // features g and g + 8, all rows; over this lane's columns
 
     __device__ __forceinline__ void add(const Vector *weight, const T *input, int in_features, int rows, int) {
@@ -422,7 +405,7 @@ __device__ __forceinline__ float gelu(float x) {  // the tanh form
 }
 
 template <typename T> struct Linear {
-    const T *input;  // neither this nor `residual` is `__restrict__`: the read-only cache may hold what was there before
+    const T *input;  // neither this nor `residual` is `__restrict__`: the read-only cache may hold what was before
     const Vector *weight;
     const half_t *scale;
     const T *bias, *residual;
@@ -432,43 +415,39 @@ template <typename T> struct Linear {
     int rows, in_features, out_features;
 };
 
-// A block's ROWS rows from `first_row` on, by all of its tiles of FEATURES output features.
+// A block's ROWS rows from `first_row` on, by all of its tiles of output features.
 template <int BITS, typename T, typename Tile>
 __device__ __forceinline__ void linear_pass(const Linear<T> &of, const int first_row) {
     const int COLUMNS = 128 / BITS;  // of a vector
-    const int WEIGHT_ROWS = 2 * Tile::FEATURE_TILES, FEATURES = 8 * WEIGHT_ROWS * Tile::FEATURE_WARPS;
-    const int COLUMN_WARPS = LINEAR_WARPS / Tile::FEATURE_WARPS, STRIDE = 4 * COLUMN_WARPS;
-    const int TURNS = FEATURES * Tile::ROWS > 1024 ? 1 : 2;  // what the shared memory has room for
-    __shared__ float partial[TURNS][COLUMN_WARPS][FEATURES][Tile::ROWS + 1];
+    const int WEIGHT_ROWS = 2 * Tile::FEATURE_TILES, FEATURES = 8 * WEIGHT_ROWS, STRIDE = 4 * LINEAR_WARPS;
+    const int TURNS = FEATURES * Tile::ROWS < 1024 ? 2 : 1;  // what the shared memory has room for
+    __shared__ float partial[TURNS][LINEAR_WARPS][FEATURES][Tile::ROWS + 1];
     const int warp = threadIdx.x / 32, group = threadIdx.x % 32 / 4, member = threadIdx.x % 4;
-    const int column_warp = warp % COLUMN_WARPS, feature_warp = warp / COLUMN_WARPS;
-    const int first_feature = 8 * WEIGHT_ROWS * feature_warp;  // within a tile
     const int vectors = of.in_features / COLUMNS, steps = (vectors + STRIDE * Tile::LOADS - 1) / (STRIDE * Tile::LOADS);
     const int tiles = (of.out_features + FEATURES - 1) / FEATURES;
     const int rows = min(of.rows - first_row, (int)Tile::ROWS);
     const T *input = of.input + (long long)first_row * of.in_features;
 
-    // The four lanes of a group read 64 bytes of a row, the warps of a tile's features one such stretch after the other.
-    // Past the last feature the last one is read again, and not stored; past the last column there are zeros.
+    // The four lanes of a group read 64 bytes of its rows, the warps of a block one such stretch after the other. Past
+    // the last feature the last one is read again, and not stored; past the last column there are zeros.
     auto load_weights = [&](Vector(*load)[WEIGHT_ROWS], int tile, int step) {
         const Vector *row[WEIGHT_ROWS];
 #pragma unroll
         for (int i = 0; i < WEIGHT_ROWS; i++)
-            row[i] = of.weight + (long long)min(FEATURES * tile + first_feature + group + 8 * i, of.out_features - 1) *
-                                     vectors;
+            row[i] = of.weight + (long long)min(FEATURES * tile + group + 8 * i, of.out_features - 1) * vectors;
 #pragma unroll
         for (int i = 0; i < Tile::LOADS; i++) {
-            const int vector = STRIDE * (Tile::LOADS * step + i) + 4 * column_warp + member;
+            const int vector = STRIDE * (Tile::LOADS * step + i) + 4 * warp + member;
 #pragma unroll
             for (int j = 0; j < WEIGHT_ROWS; j++)
                 load[i][j] = vector < vectors && tile < tiles ? load_once(row[j] + vector) : Vector();
         }
     };
 
-    // Where a tile ends, a thread has one of its features in OUTPUTS rows. What it needs there is asked for early.
-    const int OUTPUTS = (FEATURES * Tile::ROWS + 32 * LINEAR_WARPS - 1) / (32 * LINEAR_WARPS);
+    // Where a tile ends, a thread has one of its features in every ROW_STEP-th row. What it needs there lies in no
+    // cache, and is asked for with the weights.
+    const int ROW_STEP = LINEAR_THREADS / FEATURES;
     const int own_feature = threadIdx.x % FEATURES, own_row = threadIdx.x / FEATURES;
-    const int ROW_STEP = 32 * LINEAR_WARPS / FEATURES;
     half_t scale = {};
     T bias = {};
     auto load_constants = [&](int tile) {
@@ -481,10 +460,6 @@ __device__ __forceinline__ void linear_pass(const Linear<T> &of, const int first
     int tile = blockIdx.y, step = 0, turn = 0;
     load_weights(load[0], tile, step);
     load_constants(tile);
-    for (int i = threadIdx.x; i < AHEAD_TILES * FEATURES; i += 32 * LINEAR_WARPS) {
-        const long long feature = FEATURES * (tile + i / FEATURES * (int)gridDim.y) + i % FEATURES;
-        if (feature < of.out_features) read_ahead(of.weight + feature * vectors, min(16 * vectors, AHEAD_BYTES));
-    }
     wait_for_earlier_kernels();
     Tile sums;
     while (tile < tiles) {
@@ -493,33 +468,32 @@ __device__ __forceinline__ void linear_pass(const Linear<T> &of, const int first
             if (tile >= tiles) break;        // the same for the whole block
             const bool last = step + 1 == steps;
             const int next_tile = last ? tile + gridDim.y : tile, next_step = last ? 0 : step + 1;
-            load_weights(load[1 - now], next_tile, next_step);
+            const int feature = FEATURES * tile + own_feature;
             const float tile_scale = to_float(scale), tile_bias = to_float(bias);
             T residual = {};
+            load_weights(load[1 - now], next_tile, next_step);
             if (last) {
                 load_constants(next_tile);
-                const int feature = min(FEATURES * tile + own_feature, of.out_features - 1);
-                if (of.residual && own_row < rows)
+                if (of.residual && own_row < rows && feature < of.out_features)
                     residual = of.residual[(long long)(first_row + own_row) * of.out_features + feature];
             }
 #pragma unroll
-            for (int i = 0; i < Tile::LOADS; i++) {  // past the last column 0 times the last ones
-                const int vector = min(STRIDE * (Tile::LOADS * step + i) + 4 * column_warp + member, vectors - 1);
+            for (int i = 0; i < Tile::LOADS; i++) {  // past the last column, zeros times the last vector
+                const int vector = min(STRIDE * (Tile::LOADS * step + i) + 4 * warp + member, vectors - 1);
                 sums.add(load[now][i], input + vector * COLUMNS, of.in_features, rows, group);
             }
             if (last) {
-                sums.store(partial[turn][column_warp] + first_feature, group, member);
+                sums.store(partial[turn][warp], group, member);
                 sums = Tile();
                 __syncthreads();
-                const int feature = FEATURES * tile + own_feature;
 #pragma unroll
-                for (int i = 0; i < OUTPUTS; i++) {
-                    const int row = own_row + i * ROW_STEP;
+                for (int i = 0; i < Tile::ROWS; i += ROW_STEP) {
+                    const int row = own_row + i;
                     if (row >= rows || feature >= of.out_features) break;
                     const long long place = (long long)(first_row + row) * of.out_features + feature;
                     float value = 0.0f;
 #pragma unroll
-                    for (int j = 0; j < COLUMN_WARPS; j++) value += partial[turn][j][own_feature][row];
+                    for (int j = 0; j < LINEAR_WARPS; j++) value += partial[turn][j][own_feature][row];
                     if (BITS < 16) value *= tile_scale;
                     if (of.bias) value += tile_bias;
                     if (of.apply_gelu) value = gelu(value);
@@ -546,26 +520,26 @@ template <int BITS, typename T, typename Tile> __device__ __forceinline__ void l
     }
 }
 
-#define LINEAR_TILES(NAME, BITS, T, TILE, WIDE)                                                                \
-    extern "C" __global__ void __launch_bounds__(32 * LINEAR_WARPS, LINEAR_BLOCKS)                             \
-        NAME(const T *input, const Vector *weight, const half_t *scale, const T *bias, const T *residual,      \
-             float factor, int apply_gelu, T *output, int rows, int in_features, int out_features) {           \
-        linear<BITS, T, TILE<BITS, T, WIDE>>({input, weight, scale, bias, residual, factor, apply_gelu,        \
-                                              output, rows, in_features, out_features});                       \
+#define LINEAR(NAME, BITS, T, TILE, WIDE)                                                                 \
+    extern "C" __global__ void __launch_bounds__(LINEAR_THREADS, LINEAR_BLOCKS)                           \
+        NAME(const T *input, const Vector *weight, const half_t *scale, const T *bias, const T *residual, \
+             float factor, int apply_gelu, T *output, int rows, int in_features, int out_features) {      \
+        linear<BITS, T, TILE<BITS, T, WIDE>>({input, weight, scale, bias, residual, factor, apply_gelu,   \
+                                              output, rows, in_features, out_features});                  \
     }
-#define LINEAR(NAME, NUMBER, BITS, T, TILE)                  \
-    LINEAR_TILES(NAME##_##NUMBER, BITS, T, TILE, false)      \
-    LINEAR_TILES(NAME##_wide_##NUMBER, BITS, T, TILE, true)
+#define LINEAR_PACKED(NAME, NUMBER, BITS, T, TILE)        \
+    LINEAR(NAME##_##NUMBER, BITS, T, TILE, false)         \
+    LINEAR(NAME##_wide_##NUMBER, BITS, T, TILE, true)
 
-LINEAR(linear_int4, half, 4, half_t, SHORT_TILE)
-LINEAR(linear_int4, bfloat16, 4, bfloat16_t, SHORT_TILE)
-LINEAR(linear_int4, float, 4, float, FloatTile)
-LINEAR(linear_int8, half, 8, half_t, SHORT_TILE)
-LINEAR(linear_int8, bfloat16, 8, bfloat16_t, SHORT_TILE)
-LINEAR(linear_int8, float, 8, float, FloatTile)
-LINEAR(linear, half, 16, half_t, SHORT_TILE)
-LINEAR(linear, bfloat16, 16, bfloat16_t, SHORT_TILE)
-LINEAR(linear, float, 32, float, FloatTile)
+LINEAR_PACKED(linear_int4, half, 4, half_t, SHORT_TILE)
+LINEAR_PACKED(linear_int4, bfloat16, 4, bfloat16_t, SHORT_TILE)
+LINEAR_PACKED(linear_int4, float, 4, float, FloatTile)
+LINEAR_PACKED(linear_int8, half, 8, half_t, SHORT_TILE)
+LINEAR_PACKED(linear_int8, bfloat16, 8, bfloat16_t, SHORT_TILE)
+LINEAR_PACKED(linear_int8, float, 8, float, FloatTile)
+LINEAR(linear_half, 16, half_t, SHORT_TILE, false)
+LINEAR(linear_bfloat16, 16, bfloat16_t, SHORT_TILE, false)
+LINEAR(linear_float, 32, float, FloatTile, false)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // layer_norm: output[n] = (input[n] - mean) / sqrt(variance + epsilon) * weight + bias

@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 SOURCE = ROOT / "chatglm" / cuda_compiler.SOURCE
 REGISTERS = 65536  # of a multiprocessor, on every GPU from sm_75 on
 LINEAR_THREADS = 256
-SPILLED_AT_MOST = 64  # bytes of a thread
+SPILLED_AT_MOST = 128  # bytes of a thread: `linear_int4_wide_*` from sm_100 on
 
 
 @dataclass

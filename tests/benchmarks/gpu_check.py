@@ -524,7 +524,19 @@ def suite(check: Check) -> list[dict]:
     check.release()
     # only their files: others import what the machine may not have, a web framework
     files = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if "mark.cuda" in path.read_text("utf-8")]
-    command = [sys.executable, "-m", "pytest", "-m", "cuda", "-n", "0", "-q", "-p", "no:cacheprovider", *map(str, files)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "cuda",
+        "-n",
+        "0",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        *map(str, files),
+    ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=check.arguments.seconds)
     counts = test_counts(result.stdout)
     if result.returncode:
