@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from .configuration_chatglm import RESIDUAL_SCALE
+from .cuda_driver import overlapping_launches
 from .cuda_kernels import (
     AttentionScratch,
     attention,
@@ -30,7 +31,6 @@ from .cuda_kernels import (
     can_fuse,
     fused_linear,
     layer_norm,
-    overlapping_launches,
     rotary_tables,
 )
 from .host_transfer import upload

@@ -36,6 +36,7 @@ from .cpu_decode import cache_dtype  # noqa: F401
 from .cpu_kernels import KernelError  # noqa: F401
 from .cuda_compiler import CudaKernelError  # noqa: F401
 from .cuda_decode import decode_step, release_graphs
+from .cuda_driver import Kernels  # noqa: F401
 from .cuda_kernels import linear  # noqa: F401
 from .dialogue import build_prompt  # noqa: F401
 from .drafts import Drafts  # noqa: F401

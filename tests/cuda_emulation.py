@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from chatglm import cuda_compiler, cuda_kernels
+from chatglm import cuda_compiler, cuda_driver, cuda_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIANTS = {"tensor cores": ["-DTENSOR_CORES"], "float": []}  # as on sm_80 and later, as before
 
 
-class EmulatedKernels(cuda_kernels.DriverKernels):
+class EmulatedKernels(cuda_driver.DriverKernels):
     """Kernels of an emulation, launched as on a GPU."""
 
     def __init__(self, library: Path) -> None:

@@ -762,7 +762,7 @@ __device__ __forceinline__ void attention(const T *query_key_value, const T *cos
 #pragma unroll
         for (int i = 0; i < ATTENTION_LOADS; i++) {
             const int key = start + i * groups + group;
-            if (key == new_key) load_key(i, key);
+            if (key == new_key && key < end) load_key(i, key);
             const bool visible = key < end && (!key_mask || key < prefix || key_mask[key]);
             score[i] = visible ? 0.0f : MINUS_INFINITY;
         }
