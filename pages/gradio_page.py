@@ -30,7 +30,7 @@ from .content import (
     make_request,
     sliders,
 )
-from .guard import Guard
+from .guard import Guard, password_check
 from .markdown import GRADIO, answer_markdown, question_markdown
 from .texts import EXAMPLES, MODEL_NAME, TEXTS
 
@@ -408,7 +408,7 @@ def launch(demo: gr.Blocks, arguments: PageArguments, **options: Any) -> str:
         server_name=arguments.host,
         server_port=arguments.port or free_port(arguments.host),
         share=arguments.share,
-        auth=(user, password) if user else None,
+        auth=password_check(user, password) if user else None,
         ssr_mode=False,
         mcp_server=False,
         quiet=True,

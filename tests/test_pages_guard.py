@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -71,3 +72,29 @@ def test_guard_forgets_the_oldest_sessions(app, monkeypatch):
     guarded = guard.Guard(app)
     assert all(guarded.is_owner(name, "visitor") for name in ("a", "b", "c"))
     assert list(guarded.owners) == ["b", "c"]
+
+
+def test_password_check_slows_down_guessing(monkeypatch):
+    """Eight wrong tries wait; while they do, not even the right password is looked at, and afterwards it is."""
+    waited = []
+
+    async def tries():
+        end = asyncio.Event()
+
+        async def sleep(seconds: float) -> None:
+            waited.append(seconds)
+            await end.wait()
+
+        monkeypatch.setattr(guard.asyncio, "sleep", sleep)
+        check = guard.password_check("我", "密碼")
+        assert await check("我", "密碼")
+        wrong = [asyncio.create_task(check("我", f"guess {number}")) for number in range(guard.WRONG_AT_ONCE)]
+        while len(waited) < guard.WRONG_AT_ONCE:
+            await asyncio.wait(wrong, timeout=0.01)
+        assert not await check("我", "密碼") and not await check("\ud800", "ninth")
+        end.set()
+        assert await asyncio.gather(*wrong) == [False] * guard.WRONG_AT_ONCE
+        assert await check("我", "密碼")
+
+    asyncio.run(tries())
+    assert waited == [guard.WRONG_SECONDS] * guard.WRONG_AT_ONCE
