@@ -28,7 +28,7 @@ SESSION_IN_PATH = re.compile(r"/(?:heartbeat|stream)/([^/]+)")
 
 
 def password_check(user: str, password: str) -> Callable[[str, str], Awaitable[bool]]:
-    """Return a check for Gradio's `auth` that knows one user, and slows down who guesses: a few tries a second in all."""
+    """Return a check for Gradio's `auth` that knows one user and slows down guessing: a few tries a second in all."""
     waiting = 0
 
     async def check(given_user: str, given_password: str) -> bool:
