@@ -122,7 +122,9 @@ class ServerArguments(ServingArguments):
             if (found := ADAPTER.fullmatch(one)) is None:
                 raise ValueError(f"adapter must be NAME=FOLDER, with letters, digits and ./:_- in NAME, got {one!r}")
             if found[1] in names:
-                raise ValueError(f"adapter: the name {found[1]} is another adapter's, or the model's (served_model_name)")
+                raise ValueError(
+                    f"adapter: the name {found[1]} is another adapter's, or the model's (served_model_name)"
+                )
             names.append(found[1])
         self.api_key = read_secret(self.api_key or os.environ.get("CHATGLM_API_KEY", ""), "api_key")
 

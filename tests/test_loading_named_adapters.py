@@ -36,7 +36,9 @@ def steps(model, tokenizer) -> torch.Tensor:
 @pytest.mark.filterwarnings("error:Already found a `peft_config`")
 @pytest.mark.parametrize("bits", [None, 8, 4])
 def test_each_adapter_gives_the_bits_that_it_gives_alone(adapter_folders, mini_tokenizer, bits):
-    expected = {name: steps(load(bits, folder), mini_tokenizer) for name, folder in (adapter_folders | {None: None}).items()}
+    expected = {
+        name: steps(load(bits, folder), mini_tokenizer) for name, folder in (adapter_folders | {None: None}).items()
+    }
     model = load(bits)
     plain = dict(model.named_modules())
     named = NamedAdapters(model, adapter_folders)
