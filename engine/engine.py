@@ -56,7 +56,7 @@ class Engine:
             beyond it, those that began last wait until there is room again; one alone runs in any case.
         on_finished: called in the engine's thread with each answer that has ended.
         adapters: of the model, by name, for requests to choose from. Answers of one adapter run together, and those of
-            another when they have ended; see `_next`.
+            another when those have ended; see `_next`.
     """
 
     def __init__(
@@ -263,6 +263,8 @@ class Engine:
         with self.changed:
             if not self.waiting or self.preempted or len(self.rows) >= self.max_batch_size:
                 return False
+            if not self.batch_size:
+                self._switch(self.waiting[0].request.adapter)
             if (answer := self._next()) is None:
                 return False
             prompt_length = len(answer.request.prompt_ids) + self.cache.prefix_length
@@ -275,15 +277,19 @@ class Engine:
             self.reading = answer, prompt
         return True
 
-    def _next(self) -> Answer | None:
-        """Return the request that is taken next, if one can be: of those that wait for the adapter in the model.
+    def _switch(self, adapter: str | None) -> None:
+        """Put another adapter into the model, while nothing runs."""
+        if adapter != self.adapters.active:
+            self.adapters.use(adapter)
+            # a new cache is how fused decoding notices: in the old one, a prompt could look like one more token
+            self.switched, self.cache = time.monotonic(), self._empty_cache()
 
-        Where nothing runs, the one that has waited longest gets its adapter, and all that wait for the same one then
-        come with it. Those that come later may not overtake requests for other adapters, whose turn comes so, too.
+    def _next(self) -> Answer | None:
+        """Return the waiting request for the adapter in the model that is next, if it may be taken.
+
+        All that waited when the adapter came may. Those that came later do not overtake requests for other adapters,
+        so that each adapter has its turn.
         """
-        if not self.batch_size and self.waiting[0].request.adapter != self.adapters.active:
-            self.adapters.use(self.waiting[0].request.adapter)
-            self.switched, self.cache = time.monotonic(), self._empty_cache()  # by which decoding sees another model
         overtakes = False
         for answer in self.waiting:
             if answer.request.adapter == self.adapters.active:
