@@ -27,6 +27,7 @@ def main() -> int:
         Text(__doc__, CHINESE), ModelArguments, SamplingArguments, ServerArguments
     )
     arguments.check_address()
+    arguments.adapters()  # refuses a wrong folder before the model is loaded
     model_arguments.announce()
     from loading.load import load_model_and_tokenizer  # these import PyTorch, which takes seconds
     from server.app import build_app, serve, start_engine

@@ -46,6 +46,7 @@ def main() -> int:
         raise LoadError('serve_ray.py needs Ray Serve: pip install "ray[serve]"')
     if not replicas.address:  # else model and port are those of other computers
         server.check_address()
+        server.adapters()
         model.announce()
     import ray  # takes seconds, as PyTorch does in the replicas
 

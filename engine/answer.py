@@ -51,6 +51,7 @@ class Request(Sampling):
         before: text of the answer that the prompt ends with, and that is not repeated.
         grammar: the form that the answer has, see `chatglm.grammar.response_grammar`.
         embedding: no answer is wanted but the mean of the prompt's last hidden states.
+        adapter: name of the engine's adapter that answers, None for the base.
     """
 
     prompt_ids: list[int]
@@ -61,6 +62,7 @@ class Request(Sampling):
     before: str = ""
     grammar: Grammar | None = None
     embedding: bool = False
+    adapter: str | None = None
 
 
 def chat_request(

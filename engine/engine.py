@@ -18,6 +18,7 @@ from chatglm.generation_chatglm import end_token_ids
 from chatglm.host_transfer import upload
 from chatglm.sampler import sample
 from loading.devices import free_memory
+from loading.named_adapters import NamedAdapters
 
 from .answer import (
     Answer,
@@ -54,6 +55,8 @@ class Engine:
         cache_bytes: memory for keys and values of running answers; None: 70 % of what is free now. Where answers grow
             beyond it, those that began last wait until there is room again; one alone runs in any case.
         on_finished: called in the engine's thread with each answer that has ended.
+        adapters: of the model, by name, for requests to choose from. Answers of one adapter run together, and those of
+            another when those have ended; see `_next`.
     """
 
     def __init__(
@@ -67,11 +70,13 @@ class Engine:
         prompt_cache_bytes: int = 256 << 20,
         cache_bytes: int | None = None,
         on_finished: Callable[[Answer], None] | None = None,
+        adapters: NamedAdapters | None = None,
     ) -> None:
         for name, value, least in (("max_batch_size", max_batch_size, 1), ("max_queue", max_queue, 0)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.model, self.tokenizer = model, tokenizer
+        self.adapters, self.switched = adapters or NamedAdapters(model, {}), 0.0
         self.max_batch_size, self.max_queue = max_batch_size, max_queue
         self.queue_seconds, self.total_seconds = queue_seconds, total_seconds
         self.on_finished = on_finished
@@ -103,13 +108,15 @@ class Engine:
             PromptTooLongError: a prompt leaves no token for an answer.
             QueueFullError: there is no place for them.
             ClosedError: the engine is closing.
-            ValueError: `logit_bias` names tokens that the vocabulary does not have.
+            ValueError: `logit_bias` names tokens that the vocabulary does not have, or there is no such adapter.
         """
         limit = self.model.config.max_sequence_length
         for request in requests:
             if len(request.prompt_ids) >= limit:
                 raise PromptTooLongError(len(request.prompt_ids), limit)
             request.check_vocabulary(self.model.config.vocab_size)
+            if request.adapter not in (None, *self.adapters.names):
+                raise ValueError(f"adapter must be one of {self.adapters.names} or None, got {request.adapter!r}")
         answers = [Answer(request) for request in requests]
         with self.changed:
             if self.closing or not self.alive:
@@ -246,7 +253,7 @@ class Engine:
                 continue
             self.reading = None
             if not (answer.cached or answer.request.embedding):
-                self.prompts.put(prompt)
+                self.prompts.put(prompt, self.adapters.active)
             self._join(answer, prompt)
             if self.rows and time.monotonic() >= deadline:
                 return
@@ -256,15 +263,39 @@ class Engine:
         with self.changed:
             if not self.waiting or self.preempted or len(self.rows) >= self.max_batch_size:
                 return False
-            prompt_length = len(self.waiting[0].request.prompt_ids) + self.cache.prefix_length
+            if not self.batch_size:
+                self._switch(self.waiting[0].request.adapter)
+            if (answer := self._next()) is None:
+                return False
+            prompt_length = len(answer.request.prompt_ids) + self.cache.prefix_length
             if self.rows and not self.cache.has_room(prompt_length):
                 return False
-            answer = self.waiting.popleft()
+            self.waiting.remove(answer)
             answer.started = time.monotonic()
-            prompt = self.prompts.get(answer.request.prompt_ids)
+            prompt = self.prompts.get(answer.request.prompt_ids, self.adapters.active)
             answer.cached = prompt is not None
             self.reading = answer, prompt
         return True
+
+    def _switch(self, adapter: str | None) -> None:
+        """Put another adapter into the model, while nothing runs."""
+        if adapter != self.adapters.active:
+            self.adapters.use(adapter)
+            # a new cache is how fused decoding notices: in the old one, a prompt could look like one more token
+            self.switched, self.cache = time.monotonic(), self._empty_cache()
+
+    def _next(self) -> Answer | None:
+        """Return the waiting request for the adapter in the model that is next, if it may be taken.
+
+        All that waited when the adapter came may. Those that came later do not overtake requests for other adapters,
+        so that each adapter has its turn.
+        """
+        overtakes = False
+        for answer in self.waiting:
+            if answer.request.adapter == self.adapters.active:
+                return None if overtakes and answer.submitted > self.switched else answer
+            overtakes = True
+        return None
 
     def _join(self, answer: Answer, prompt: Prefill) -> None:
         """Add an answer to the batch with its first token."""

@@ -84,20 +84,20 @@ class PromptCache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.prompts: collections.OrderedDict[tuple[int, ...], Prefill] = collections.OrderedDict()
+        self.prompts: collections.OrderedDict[tuple, Prefill] = collections.OrderedDict()  # by adapter and ids
         self.size = 0
 
-    def get(self, prompt_ids: list[int]) -> Prefill | None:
-        """Return a prompt that was read, or None."""
-        key = tuple(prompt_ids)
+    def get(self, prompt_ids: list[int], adapter: str | None = None) -> Prefill | None:
+        """Return a prompt that was read with an adapter, or None."""
+        key = (adapter, *prompt_ids)
         if key in self.prompts:
             self.prompts.move_to_end(key)
         return self.prompts.get(key)
 
-    def put(self, prompt: Prefill) -> None:
+    def put(self, prompt: Prefill, adapter: str | None = None) -> None:
         """Keep a prompt, and drop those unused for longest."""
         size = prompt.bytes()
-        self.prompts[tuple(prompt.prompt_ids)] = prompt
+        self.prompts[(adapter, *prompt.prompt_ids)] = prompt
         self.size += size
         while self.size > self.limit and len(self.prompts) > 1:
             self.size -= self.prompts.popitem(last=False)[1].bytes()

@@ -300,6 +300,23 @@ def load_lora(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
         load_lora_weights(model, folder)
 
 
+def load_adapter(model: ChatGLMForConditionalGeneration, folder: Path) -> None:
+    """Put the prefix or LoRA adapter in a folder into a base model, in place, ready to answer.
+
+    Raises:
+        LoadError: what is missing, damaged, or another base's.
+    """
+    with refusals(f"cannot load {folder}"):
+        if is_lora(folder):
+            load_lora(model, folder)
+        else:
+            prefix = read_prefix(folder, model.config)
+            add_prefix(model, len(prefix["embedding.weight"]), "trans.0.weight" in prefix)
+            model.transformer.prefix_encoder.load_state_dict(prefix)
+            check_prefix_base(folder, model)
+    model.eval()
+
+
 def check_lora_config(file: Path) -> None:
     """Refuse an adapter's configuration that is not LoRA's, or names matrices by regular expressions.
 

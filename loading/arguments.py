@@ -171,18 +171,22 @@ class ModelArguments:
             print(f"{name}: loading …", file=sys.stderr, flush=True)
 
 
-def find_adapter_folder(ptuning_checkpoint: str | None) -> Path | None:
+def find_adapter_folder(path: str | None, given: str = "--ptuning-checkpoint ") -> Path | None:
     """Return the folder of the prefix or LoRA adapter that was asked for, if any.
+
+    Args:
+        path: as it was given.
+        given: what stood before it on the command line.
 
     Raises:
         LoadError: there is no such folder.
     """
-    if ptuning_checkpoint is None:
+    if path is None:
         return None
-    folder = Path(ptuning_checkpoint).expanduser()
+    folder = Path(path).expanduser()
     if not folder.is_dir():
         raise LoadError(
-            f"--ptuning-checkpoint {folder}: no such folder; give the one that holds ptuning_prefix.safetensors, "
+            f"{given}{folder}: no such folder; give the one that holds ptuning_prefix.safetensors, "
             "pytorch_model.bin or adapter_config.json"
         )
     return folder

@@ -41,13 +41,14 @@ def flag(default: Any, help: Text, *aliases: str, shown: str | None = None, meta
     """Return a dataclass field that is a flag.
 
     Args:
-        default: its value where it is not given; `dataclasses.MISSING` makes the field a positional argument.
+        default: its value where it is not given; `dataclasses.MISSING` makes the field a positional argument. The flag
+            of a tuple may be given several times.
         help: what it means, with unit and range.
         aliases: other names, such as `--model`.
         shown: the default in words, where the value says nothing.
         metavar: what stands for the value in the help.
     """
-    says_nothing = default is None or default is False or default is dataclasses.MISSING or default == ""
+    says_nothing = default is None or default is False or default is dataclasses.MISSING or default in ("", ())
     if shown is None and not says_nothing:
         shown = str(default)
     if shown is not None:
@@ -176,8 +177,11 @@ def add_field(group: Any, field: dataclasses.Field, hint: Any, language: str) ->
     if field.default is dataclasses.MISSING:
         group.add_argument(field.name, **keywords | {"metavar": field.name.upper()})
         return []
+    default = field.default
+    if typing.get_origin(hint) is tuple:
+        keywords["action"], default = "append", list(default)
     flags = sorted([*field.metadata["aliases"], "--" + field.name.replace("_", "-")], key=len)
-    group.add_argument(*flags, dest=field.name, default=field.default, **keywords)
+    group.add_argument(*flags, dest=field.name, default=default, **keywords)
     return flags
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizer
 from engine import Engine
 from loading.arguments import SamplingArguments
 from loading.devices import give_memory_back
+from loading.named_adapters import NamedAdapters
 from server.anthropic_routes import add_anthropic_routes
 from server.arguments import ServerArguments
 from server.connections import Server, bounded_protocol, most_connections
@@ -128,7 +129,11 @@ def be_quick_beside_others() -> None:
 
 
 def start_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, arguments: ServerArguments) -> Engine:
-    """Return the engine that serves a model within the server's limits."""
+    """Return the engine that serves a model and its adapters within the server's limits.
+
+    Raises:
+        LoadError: an adapter cannot be loaded.
+    """
     return Engine(
         model,
         tokenizer,
@@ -138,4 +143,5 @@ def start_engine(model: PreTrainedModel, tokenizer: PreTrainedTokenizer, argumen
         total_seconds=arguments.request_timeout,
         prompt_cache_bytes=arguments.prompt_cache_mb << 20,
         cache_bytes=arguments.cache_mb << 20 or None,
+        adapters=NamedAdapters(model, arguments.adapters()),
     )

@@ -2,11 +2,15 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
-from loading.arguments import ServingArguments, read_secret
+from loading.arguments import ServingArguments, find_adapter_folder, read_secret
 from loading.command_line import Text, flag
+
+ADAPTER = re.compile(r"([\w./:-]+)(?<!:latest)=(.+)", re.S)  # Ollama's clients write :latest behind any name
 
 
 @dataclass
@@ -73,6 +77,15 @@ class ServerArguments(ServingArguments):
         ),
     )
     served_model_name: str = flag("chatglm-6b", Text("name in /v1/models", "/v1/models 中的名称"), metavar="NAME")
+    adapter: tuple[str, ...] = flag(
+        (),
+        Text(
+            "folder of a P-Tuning v2 prefix or LoRA adapter that answers requests whose model is NAME; may be given "
+            "several times",
+            "P-Tuning v2 前缀或 LoRA 适配器的文件夹，用来回答 model 为 NAME 的请求；可多次给出",
+        ),
+        metavar="NAME=FOLDER",
+    )
     strict_model_names: bool = flag(False, Text("refuse requests for other model names", "拒绝其他模型名的请求"))
     strict_parameters: bool = flag(
         False,
@@ -104,4 +117,22 @@ class ServerArguments(ServingArguments):
         for name, least in (("max_queue", 0), ("max_body_bytes", 1024)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        names = [self.served_model_name]
+        for one in self.adapter:
+            if (found := ADAPTER.fullmatch(one)) is None:
+                raise ValueError(f"adapter must be NAME=FOLDER, with letters, digits and ./:_- in NAME, got {one!r}")
+            if found[1] in names:
+                raise ValueError(
+                    f"adapter: the name {found[1]} is another adapter's, or the model's (served_model_name)"
+                )
+            names.append(found[1])
         self.api_key = read_secret(self.api_key or os.environ.get("CHATGLM_API_KEY", ""), "api_key")
+
+    def adapters(self) -> dict[str, Path]:
+        """Return the adapters' folders by name.
+
+        Raises:
+            LoadError: there is no such folder.
+        """
+        named = (ADAPTER.fullmatch(one).groups() for one in self.adapter)
+        return {name: find_adapter_folder(path, f"--adapter {name}=") for name, path in named}

@@ -117,11 +117,13 @@ class OllamaWriter:
 
 def add_ollama_routes(app: FastAPI, service: Service) -> None:
     """Add Ollama's routes."""
-    name, model = service.arguments.served_model_name, service.engine.model
+    size = service.engine.model.get_memory_footprint()
     info = {"general.architecture": "chatglm", "chatglm.context_length": service.limit}
     details = {"format": "safetensors", "family": "chatglm", "families": ["chatglm"]}
-    card = {"name": name, "model": name, "size": model.get_memory_footprint(), "details": details}
-    card |= {"digest": hashlib.sha256(name.encode()).hexdigest()}  # of the name: clients show its beginning
+
+    def card(name: str) -> dict[str, Any]:
+        digest = hashlib.sha256(name.encode()).hexdigest()  # of the name: clients show its beginning
+        return {"name": name, "model": name, "size": size, "digest": digest, "details": details}
 
     @app.post("/api/chat", tags=["Ollama"], responses=STREAMED)
     @app.post("/api/generate", tags=["Ollama"], responses=STREAMED)
@@ -135,8 +137,8 @@ def add_ollama_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/api/tags", tags=["Ollama"])
     async def tags() -> dict[str, Any]:
-        """List the one model."""
-        return {"models": [card]}
+        """List the model and its adapters."""
+        return {"models": [card(name) for name in service.model_names]}
 
     @app.post("/api/show", tags=["Ollama"])
     async def show(body: OllamaRequest) -> dict[str, Any]:

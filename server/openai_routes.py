@@ -57,8 +57,8 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", tags=["OpenAI"])
     async def models() -> dict[str, Any]:
-        """List the one model."""
-        return {"object": "list", "data": [model_card(service.arguments.served_model_name)]}
+        """List the model and its adapters."""
+        return {"object": "list", "data": [model_card(name) for name in service.model_names]}
 
     @app.get("/v1/models/{name:path}", tags=["OpenAI"])
     async def model(name: str) -> dict[str, Any]:
@@ -189,7 +189,8 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
                 raise serving.AnswerTimeoutError(f"the texts took more than {seconds:g} seconds: send fewer at once")
             requests = []
             for text in texts[start : start + window]:
-                requests.append(serving.Request(await service.encode(tokenizer.encode_prompt, text), embedding=True))
+                ids = await service.encode(tokenizer.encode_prompt, text)
+                requests.append(serving.Request(ids, embedding=True, adapter=service.adapter(body)))
             tokens += sum(len(one.prompt_ids) for one in requests)
             for whole in await service.collect(request, service.submit(requests), name, texts):
                 vector = np.array(whole.embedding, dtype=np.float32)

@@ -134,6 +134,7 @@ class Service:
     def __init__(self, engine: Engine, arguments: ServerArguments, sampling: SamplingArguments) -> None:
         self.engine, self.tokenizer, self.arguments, self.sampling = engine, engine.tokenizer, arguments, sampling
         self.limit = engine.model.config.max_sequence_length
+        self.model_names = [arguments.served_model_name, *engine.adapters.names]
         with suppress(GrammarError):  # not installed; who asks for a form is told so
             vocabulary(self.tokenizer)  # takes a second at the real size, which no request should wait for
         self.encoding = asyncio.Semaphore(1)
@@ -219,7 +220,8 @@ class Service:
                 raise PromptTooLongError(len(ids), self.limit)
             limit = max_tokens or max(1, self.sampling.max_length - len(ids))
             for _ in range(body.n or 1):
-                request = serving.Request(ids, limit, logprobs=body.probabilities(), **self.keywords(body), **more)
+                more |= {"logprobs": body.probabilities(), "adapter": self.adapter(body)}
+                request = serving.Request(ids, limit, **self.keywords(body), **more)
                 if request.min_tokens > limit:
                     message = f"min_tokens is {request.min_tokens}, but the answer may have {limit} tokens"
                     raise ApiError(400, message, "invalid_value", parameter="min_tokens")
@@ -274,11 +276,13 @@ class Service:
 
     def check_model(self, body: OpenRequest) -> None:
         """Refuse an unknown model name where that is asked for."""
-        served = self.arguments.served_model_name
-        if self.arguments.strict_model_names and body.model not in (None, served):
-            raise ApiError(
-                404, f"The model `{body.model}` does not exist; this server has `{served}`", "model_not_found"
-            )
+        if self.arguments.strict_model_names and body.model not in (None, *self.model_names):
+            served = ", ".join(f"`{name}`" for name in self.model_names)
+            raise ApiError(404, f"The model `{body.model}` does not exist; this server has {served}", "model_not_found")
+
+    def adapter(self, body: OpenRequest) -> str | None:
+        """Return the name of the adapter that a request is for: the one of its model's name, else none."""
+        return body.model if body.model in self.engine.adapters.names else None
 
     def check_size(self, *texts: str, together: bool = False) -> None:
         """Refuse texts that are certainly too long without encoding them; a token has 80 characters at most.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections import Counter
 from pathlib import Path
@@ -171,6 +172,31 @@ def base(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     write_small_checkpoint(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def adapter_folders(mini_model, tmp_path_factory) -> dict[str, Path]:
+    """Return the folders of two LoRA adapters and two prefixes for the embedded checkpoint, random ones, by name."""
+    pytest.importorskip("peft", reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
+    from loading import adapters
+
+    makers = {
+        "poet": lambda model: adapters.add_lora(model, rank=2, alpha=4),
+        "broad": lambda model: adapters.add_lora(model, rank=5, alpha=5, targets=["query_key_value"]),
+        "short": lambda model: adapters.add_prefix(model, 3),
+        "long": lambda model: adapters.add_prefix(model, 7, projection=True),
+    }
+    folders = {name: tmp_path_factory.mktemp(name) for name in makers}
+    for number, (name, make) in enumerate(makers.items()):
+        torch.manual_seed(number)
+        model = copy.deepcopy(mini_model)
+        make(model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.normal_(std={"poet": 0.15, "broad": 0.15, "short": 4.0, "long": 1.0}[name])
+        adapters.save_adapter(model, folders[name])
+    return folders
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,10 @@ from chatglm import ChatGLMCache, ChatGLMConfig, ChatGLMForConditionalGeneration
 from chatglm import cache as cache_module
 from chatglm import modeling_chatglm as modeling
 from chatglm.quantization import set_exact
+from engine import Engine, Request
 from engine.cache import BatchCache
+from loading import adapters
+from loading.named_adapters import NamedAdapters
 from tests.benchmarks.cuda_decode import build_model, three_rounds
 
 pytest_plugins = ["cuda_emulation"]  # fixture `emulations`
@@ -312,6 +315,47 @@ def test_other_models_take_the_ordinary_pass(device, random_model, change):
     expected = without_graph(decode, model, PROMPT, tokens)
     assert torch.equal(decode(model, PROMPT, tokens), expected)
     assert not graphs_of(model)
+
+
+def write_adapters(model, folder) -> dict:
+    """Write a LoRA adapter and a prefix for a model; return their folders by name."""
+    makers = {"lora": (adapters.add_lora, 2, 4.0), "prefix": (adapters.add_prefix, 3)}
+    for name, (add, *sizes) in makers.items():
+        changed = copy.deepcopy(model)
+        add(changed, *sizes)
+        with torch.no_grad():
+            for parameter in filter(lambda one: one.requires_grad, changed.parameters()):
+                parameter.normal_(std=0.5)
+        adapters.save_adapter(changed, folder / name)
+    return {name: folder / name for name in makers}
+
+
+def test_adapters_exchanged_between_answers_are_noticed(device, random_model, mini_tokenizer, tmp_path):
+    """Prompts of many lengths come after the base's answer: none is taken for one more token of that."""
+    pytest.importorskip("peft", reason="fine-tuning's packages are not installed (ptuning/requirements.txt)")
+    base = random_model.to(device)
+    folders, alone = write_adapters(base, tmp_path), {}
+    prompts = [[*range(11, 11 + length), GMASK, SOP] for length in (7, 8, 9)]
+
+    def answers(engine: Engine, ids: list[int], adapter: str | None = None) -> list:
+        return list(engine.submit(Request(ids, 3, temperature=0, logprobs=1, ignore_eos=True, adapter=adapter)))
+
+    for name in (None, *folders):
+        model = copy.deepcopy(base)
+        if name is not None:
+            adapters.load_adapter(model, folders[name])
+        engine = Engine(model, mini_tokenizer)
+        alone[name] = [answers(engine, ids) for ids in prompts]
+        assert bool(graphs_of(model)) == (name != "lora")
+        engine.close()
+    engine = Engine(base, mini_tokenizer, adapters=NamedAdapters(base, folders))
+    try:
+        for number, ids in enumerate(prompts):
+            for name in (None, *folders):
+                assert answers(engine, prompts[0]) == alone[None][0]
+                assert answers(engine, ids, name) == alone[name][number]
+    finally:
+        engine.close()
 
 
 def test_weights_of_several_number_types_or_devices_are_refused(device, random_model):
