@@ -5,6 +5,7 @@ Shapes: `b` running answers, `h` heads, `t` tokens so far, `d` head size.
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from chatglm.cache import grown_capacity, whole_steps
 from chatglm.host_transfer import upload
 
 if TYPE_CHECKING:
-    from .prompts import Prefill
+    from .prompts import Prompt
 
 
 FREE_SHARE = 0.7  # of the free memory is for running answers; prompts being read and programs beside need some, too
@@ -79,6 +80,7 @@ class BatchCache(ChatGLMCache):
         self.row_lengths: list[int] = []
         self.context_lengths: list[int] = []
         self.mask_positions: list[int] = []
+        self.token_bytes = math.inf  # of a token's keys and values, not known before the first row
         self.indices: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     # what the model calls
@@ -139,13 +141,15 @@ class BatchCache(ChatGLMCache):
             buffer[row, :, end - count : end] = 0
         self.row_lengths[row] = end - count
 
-    def append_row(self, prompt: Prefill | Preempted) -> None:
+    def append_row(self, prompt: Prompt | Preempted) -> None:
         """Copy a prompt's keys and values, or those of a row that was preempted, into a new row."""
         self.prefix_length = prompt.cache.prefix_length
         length = prompt.cache.lengths[0]
         if not self.keys:
             self.keys = [key.new_zeros(0, key.shape[1], 0, key.shape[3]) for key in prompt.cache.keys]
             self.values = [value.new_zeros(0, value.shape[1], 0, value.shape[3]) for value in prompt.cache.values]
+            numbers = sum(buffer.shape[1] * buffer.shape[3] for buffer in (*self.keys, *self.values))
+            self.token_bytes = numbers * self.keys[0].element_size()
         row = len(self.row_lengths)
         self._resize(row + 1, max([length + 1, *self.row_lengths]))
         for layer, (key, value) in enumerate(prompt.cache):
@@ -179,10 +183,7 @@ class BatchCache(ChatGLMCache):
             self.keys, self.values = [], []
 
     def _fits(self, rows: int, length: int) -> bool:
-        if self.limit is None or not self.keys:
-            return True
-        numbers = sum(buffer.shape[1] * buffer.shape[3] for buffer in (*self.keys, *self.values))
-        return numbers * self.keys[0].element_size() * rows * whole_steps(length) <= self.limit
+        return self.limit is None or rows * whole_steps(length) * self.token_bytes <= self.limit
 
     def _resize(self, rows: int, length: int) -> None:
         """Make the buffers hold at least this; rows by doubling, columns as in `grown_capacity`. New room is zero.

@@ -1,4 +1,4 @@
-"""The generation thread: its queue, the prompt that it reads and the batch that it decodes."""
+"""The generation thread: its queue, the prompts that it reads and the batch that it decodes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ from .answer import (
     TokenProbability,
 )
 from .cache import FREE_SHARE, BatchCache, Preempted
-from .prompts import Prefill, PromptCache
+from .prompts import Prefill, Prompt, PromptCache
 from .rows import Row, token_probabilities
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_SLICE = 0.02  # seconds of prompt reading between two tokens of the running answers
+PASS_TOKENS = 1024  # of prompts, padding included, that a GPU computes about as fast as a program can ask for the work
 ROOM_TO_RESUME = 64  # tokens; with room for the next one only, an answer would come and go with each
 
 
@@ -83,7 +84,10 @@ class Engine:
         self.end_ids = end_token_ids(model)
         self.open: set[Answer] = set()  # every submitted answer that has not ended, wherever it is
         self.waiting: collections.deque[Answer] = collections.deque()
-        self.reading: tuple[Answer, Prefill | None] | None = None
+        self.reading: dict[Answer, Prompt] = {}  # out of the queue and not yet in the batch
+        self.prefill: Prefill | None = None  # the pass that reads their prompts, or the first of them
+        self.pass_tokens = PASS_TOKENS if model.device.type == "cuda" else 0  # beyond one prompt, however long it is
+        self.one_by_one = False  # whether to read so, as a pass has failed
         self.rows: list[Row] = []
         if cache_bytes is None:
             graphs = graph_bytes(model, max_batch_size) if model.device.type == "cuda" else 0
@@ -152,8 +156,8 @@ class Engine:
 
     @property
     def batch_size(self) -> int:
-        """Number of answers that run, those preempted and the one whose prompt is being read included."""
-        return len(self.rows) + len(self.preempted) + (self.reading is not None)
+        """Number of answers that run, those preempted and those whose prompts are being read included."""
+        return len(self.rows) + len(self.preempted) + len(self.reading)
 
     @property
     def alive(self) -> bool:
@@ -209,9 +213,11 @@ class Engine:
                 self.waiting.remove(answer)
         for answer in ended:
             self._end(answer, self._reason(answer, now, waiting=True))
-        if self.reading is not None and self._is_over(self.reading[0], now):
-            self._end(self.reading[0], self._reason(self.reading[0], now))
-            self.reading = None
+        for answer in [answer for answer in self.reading if self._is_over(answer, now)]:
+            self._end(answer, self._reason(answer, now))
+            del self.reading[answer]
+        if not self.reading:
+            self.prefill = None
         for index in reversed(range(len(self.preempted))):
             answer = self.preempted[index][0].answer
             if self._is_over(answer, now):
@@ -238,44 +244,39 @@ class Engine:
     def _read(self) -> None:
         """Read waiting prompts for as long as a token of the running answers takes, or to the end if none runs."""
         deadline = time.monotonic() + max(SHORTEST_SLICE, self.step_seconds)
-        while self.reading is not None or self._take():
-            answer, prompt = self.reading
-            try:
-                if prompt is None:
-                    prompt = Prefill(self.model, answer.request.prompt_ids)
-                    self.reading = answer, prompt
-                if prompt.logits is None and not prompt.advance(deadline - time.monotonic()):
-                    return
-            except Exception as error:  # no running answer's state was touched: only this one ends
-                logger.exception("reading a prompt of %d tokens failed", len(answer.request.prompt_ids))
-                self.reading = None
-                self._end(answer, failed(error))
-                continue
-            self.reading = None
-            if not (answer.cached or answer.request.embedding):
-                self.prompts.put(prompt, self.adapters.active)
-            self._join(answer, prompt)
+        while self.reading or self._take():
+            self._join()
             if self.rows and time.monotonic() >= deadline:
+                return
+            if self.reading and not self._advance(deadline):
                 return
 
     def _take(self) -> bool:
-        """Start the next waiting request; return whether there was one, and room for it."""
+        """Take waiting requests, as many as have room in the batch and in a pass; return whether there were any."""
+        lengths: list[int] = []
+        unread: dict[tuple[int, ...], Prompt] = {}  # equal prompts are read once
+        self.one_by_one = False
         with self.changed:
-            if not self.waiting or self.preempted or len(self.rows) >= self.max_batch_size:
-                return False
-            if not self.batch_size:
-                self._switch(self.waiting[0].request.adapter)
-            if (answer := self._next()) is None:
-                return False
-            prompt_length = len(answer.request.prompt_ids) + self.cache.prefix_length
-            if self.rows and not self.cache.has_room(prompt_length):
-                return False
-            self.waiting.remove(answer)
-            answer.started = time.monotonic()
-            prompt = self.prompts.get(answer.request.prompt_ids, self.adapters.active)
-            answer.cached = prompt is not None
-            self.reading = answer, prompt
-        return True
+            while self.waiting and not self.preempted and len(self.rows) + len(self.reading) < self.max_batch_size:
+                if not self.batch_size:
+                    self._switch(self.waiting[0].request.adapter)
+                if (answer := self._next()) is None:
+                    break
+                prompt_ids = answer.request.prompt_ids
+                lengths.append(len(prompt_ids) + self.cache.prefix_length)
+                if (self.rows or self.reading) and not self.cache.has_room(*lengths):
+                    break
+                prompt = self.prompts.get(prompt_ids, self.adapters.active) or unread.get(tuple(prompt_ids))
+                cached = prompt is not None
+                if not cached:
+                    longest = max(map(len, (prompt_ids, *unread)))
+                    if unread and (len(unread) + 1) * longest > self.pass_tokens:
+                        break
+                    prompt = unread[tuple(prompt_ids)] = Prompt(prompt_ids)
+                self.waiting.remove(answer)
+                answer.started, answer.cached = time.monotonic(), cached
+                self.reading[answer] = prompt
+        return bool(self.reading)
 
     def _switch(self, adapter: str | None) -> None:
         """Put another adapter into the model, while nothing runs."""
@@ -297,15 +298,42 @@ class Engine:
             overtakes = True
         return None
 
-    def _join(self, answer: Answer, prompt: Prefill) -> None:
-        """Add an answer to the batch with its first token."""
-        if answer.request.embedding:
-            self._end(answer, Piece(finish_reason="stop", embedding=prompt.embedding.tolist()))
-            return
-        row = Row(answer, self.model, self.tokenizer)
-        self.cache.append_row(prompt)
-        self.rows.append(row)
-        self._sample(prompt.logits[None].clone(), [row])
+    def _advance(self, deadline: float) -> bool:
+        """Read on until a time; return whether a pass has ended. One that fails is made again, prompt by prompt."""
+        unread = [prompt for prompt in dict.fromkeys(self.reading.values()) if prompt.logits is None]
+        prompts = self.prefill.prompts if self.prefill else unread[:1] if self.one_by_one else unread
+        try:
+            self.prefill = self.prefill or Prefill(self.model, prompts)
+            if not self.prefill.advance(deadline - time.monotonic()):
+                return False
+        except Exception as error:  # no running answer's state was touched: at most those to one prompt end
+            logger.exception("reading prompts of %s tokens failed", [len(prompt.prompt_ids) for prompt in prompts])
+            self.one_by_one = True
+            if len(prompts) == 1:
+                for answer in [answer for answer, prompt in self.reading.items() if prompt is prompts[0]]:
+                    del self.reading[answer]
+                    self._end(answer, failed(error))
+        self.prefill = None
+        return True
+
+    def _join(self) -> None:
+        """Add the answers whose prompts have been read to the batch, with their first tokens."""
+        rows, logits = [], []
+        for answer, prompt in [*self.reading.items()]:
+            if prompt.logits is None:
+                continue
+            del self.reading[answer]
+            if answer.request.embedding:
+                self._end(answer, Piece(finish_reason="stop", embedding=prompt.embedding.tolist()))
+                continue
+            if not answer.cached:
+                self.prompts.put(prompt, self.adapters.active)
+            rows.append(Row(answer, self.model, self.tokenizer))
+            self.cache.append_row(prompt)
+            self.rows.append(rows[-1])
+            logits.append(prompt.logits)
+        if rows:
+            self._sample(torch.stack(logits), rows)
 
     def _make_room(self) -> None:
         """Preempt the answers that began last, as many as needed for the others to have another token."""
@@ -400,7 +428,7 @@ class Engine:
 
         Damaged is what neither waits nor was preempted: what raised may have been about to put it into a list.
         """
-        self.rows, self.reading, self.cache = [], None, self._empty_cache()
+        self.rows, self.reading, self.prefill, self.cache = [], {}, None, self._empty_cache()
         self.preempted = collections.deque(pair for pair in self.preempted if pair[0].answer in self.open)
         with self.changed:
             sound = {*self.waiting, *(row.answer for row, _ in self.preempted)}

@@ -1,12 +1,14 @@
-"""Prompts: read a few layers at a time, and kept for when they are asked again.
+"""Prompts: read a few layers at a time, several at once where that is faster, and kept for when they are asked again.
 
-Shapes: `s` tokens of the prompt, `e` hidden size, `v` vocabulary.
+Shapes: `b` prompts read together, `s` tokens of the longest, `t` with the P-Tuning prefix, `h` heads, `d` head size,
+`e` hidden size, `v` vocabulary.
 """
 
 from __future__ import annotations
 
 import collections
 import time
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -33,29 +35,83 @@ def record_event(device: torch.device) -> torch.cuda.Event | _Computed:
     return event
 
 
-class Prefill:
-    """A prompt that is being read, or has been: its `Pass` through the blocks.
-
-    Args:
-        model: a `ChatGLMForConditionalGeneration`.
-        prompt_ids: its ids.
+@dataclass(eq=False)
+class Prompt:
+    """A prompt and, once it has been read, what an answer to it begins with.
 
     Attributes:
-        cache: the keys and values of the blocks done.
+        prompt_ids: its ids.
+        cache: its keys and values, those of the P-Tuning prefix before them; as many columns as there are tokens.
+        context_length, mask_position: as in `PromptLayout`.
         logits: float32 [v] of the first answer token, None before the end.
         embedding: mean of the last hidden states, float32 [e], None before the end.
     """
 
-    def __init__(self, model: nn.Module, prompt_ids: list[int]) -> None:
-        self.model, self.prompt_ids, self.cache = model, prompt_ids, ChatGLMCache()
-        self.logits: Tensor | None = None
-        self.embedding: Tensor | None = None
-        input_ids = torch.tensor([prompt_ids], device=model.device)
+    prompt_ids: list[int]
+    cache: ChatGLMCache = field(default_factory=ChatGLMCache)
+    context_length: int = 0
+    mask_position: int = 0
+    logits: Tensor | None = None
+    embedding: Tensor | None = None
+
+    def bytes(self) -> int:
+        """Return the memory that the keys, the values and the logits take."""
+        tensors = (*self.cache.keys, *self.cache.values, self.logits)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+class PromptsCache(ChatGLMCache):
+    """Gives each prompt of a batch its own keys and values, without padding, as the blocks compute them.
+
+    Args:
+        caches: of the prompts, which are emptied.
+        padding: number of padding tokens before each.
+    """
+
+    def __init__(self, caches: list[ChatGLMCache], padding: list[int]) -> None:
+        super().__init__()
+        self.caches, self.padding = caches, padding
+        for cache in caches:
+            cache.reset()
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs=None):
+        """Take the [b, h, t, d] keys and values of a layer, padding and prefix included; return them as kept."""
+        prefix, dtype = self.prefix_length, key_states.dtype
+        key_states, value_states = (states.to(self.dtype or dtype) for states in (key_states, value_states))
+        for row, (cache, padding) in enumerate(zip(self.caches, self.padding, strict=True)):
+            for buffers, states in ((cache.keys, key_states[row, None]), (cache.values, value_states[row, None])):
+                buffers.append(torch.cat([states[:, :, :prefix], states[:, :, prefix + padding :]], dim=2))
+            cache.lengths.append(cache.keys[-1].shape[2])
+            cache.prefix_length = prefix
+        return key_states.to(dtype), value_states.to(dtype)
+
+
+class Prefill:
+    """Prompts that are being read together, in one `Pass` through the blocks.
+
+    Args:
+        model: a `ChatGLMForConditionalGeneration`.
+        prompts: what has been read of them before, if anything, is forgotten.
+    """
+
+    def __init__(self, model: nn.Module, prompts: list[Prompt]) -> None:
+        self.model, self.prompts = model, prompts
+        longest = max(len(prompt.prompt_ids) for prompt in prompts)
+        self.padding = [longest - len(prompt.prompt_ids) for prompt in prompts]
+        pad = model.config.pad_token_id
+        rows = [[pad] * count + prompt.prompt_ids for count, prompt in zip(self.padding, prompts, strict=True)]
+        mask = torch.arange(longest) >= torch.tensor(self.padding)[:, None]  # [b, s]
+        cache = PromptsCache([prompt.cache for prompt in prompts], self.padding)
         self.tokens: Pass | None = Pass(
-            model.transformer, input_ids, attention_mask=torch.ones_like(input_ids), cache=self.cache
+            model.transformer,
+            torch.tensor(rows, device=model.device),
+            attention_mask=mask.to(model.device),
+            cache=cache,
         )
-        layout = self.cache.layout
-        self.context_length, self.mask_position = int(layout.context_length[0]), int(layout.mask_position[0])
+        layout = cache.layout
+        positions = torch.stack([layout.context_length - layout.padding, layout.mask_position], dim=-1).tolist()
+        for prompt, (context_length, mask_position) in zip(prompts, positions, strict=True):
+            prompt.context_length, prompt.mask_position = context_length, mask_position
 
     def advance(self, seconds: float) -> bool:
         """Compute blocks for about so many seconds, at least one; return whether all are done."""
@@ -67,16 +123,13 @@ class Prefill:
                 computed.popleft().synchronize()
             if time.monotonic() >= deadline and tokens.done < len(tokens.layers):
                 return False
-        hidden_states = self.model.transformer.final_layernorm(tokens.hidden_states)  # [1, s, e]
-        self.logits = self.model.lm_head(hidden_states[:, -1:])[0, 0].float()
-        self.embedding = hidden_states[0].float().mean(dim=0)
+        hidden_states = self.model.transformer.final_layernorm(tokens.hidden_states)  # [b, s, e]
+        logits = self.model.lm_head(hidden_states[:, -1:])[:, 0].float()  # [b, v]
+        for row, (prompt, padding) in enumerate(zip(self.prompts, self.padding, strict=True)):
+            prompt.embedding = hidden_states[row, padding:].float().mean(dim=0)
+            prompt.logits = logits[row].clone()  # not a view, with which those of all others would be kept
         self.tokens = None
         return True
-
-    def bytes(self) -> int:
-        """Return the memory that the keys, the values and the logits take."""
-        tensors = (*self.cache.keys, *self.cache.values, self.logits)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
 
 
 class PromptCache:
@@ -84,17 +137,17 @@ class PromptCache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.prompts: collections.OrderedDict[tuple, Prefill] = collections.OrderedDict()  # by adapter and ids
+        self.prompts: collections.OrderedDict[tuple, Prompt] = collections.OrderedDict()  # by adapter and ids
         self.size = 0
 
-    def get(self, prompt_ids: list[int], adapter: str | None = None) -> Prefill | None:
+    def get(self, prompt_ids: list[int], adapter: str | None = None) -> Prompt | None:
         """Return a prompt that was read with an adapter, or None."""
         key = (adapter, *prompt_ids)
         if key in self.prompts:
             self.prompts.move_to_end(key)
         return self.prompts.get(key)
 
-    def put(self, prompt: Prefill, adapter: str | None = None) -> None:
+    def put(self, prompt: Prompt, adapter: str | None = None) -> None:
         """Keep a prompt, and drop those unused for longest."""
         size = prompt.bytes()
         self.prompts[(adapter, *prompt.prompt_ids)] = prompt

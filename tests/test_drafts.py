@@ -17,7 +17,7 @@ from chatglm.sampler import Sampler
 from chatglm.sampling import Sampling
 from engine import Engine, Request
 from engine.cache import BatchCache
-from engine.prompts import Prefill
+from engine.prompts import Prefill, Prompt
 
 PROMPT = [10, 11, 12, 13, 101, 104]  # of `random_model`
 COPYING = "请重复：一二三四五六七八九十"
@@ -265,8 +265,8 @@ def test_engine_answers_the_same_with_drafts_and_drafts_alone_only(quantised, mi
 @torch.no_grad()
 def test_shorten_row_leaves_zeros_and_the_row_before(random_model):
     model, cache = random_model.quantize(8), BatchCache()
-    prompt = Prefill(model, PROMPT)
-    prompt.advance(60)
+    prompt = Prompt(PROMPT)
+    Prefill(model, [prompt]).advance(60)
     cache.append_row(prompt)
 
     def step(ids: list[int]):

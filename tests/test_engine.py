@@ -27,7 +27,7 @@ from chatglm import (
 from chatglm.cache import CACHE_STEP
 from engine import Engine, Request, chat_request
 from engine.cache import BatchCache
-from engine.prompts import Prefill
+from engine.prompts import Prefill, Prompt
 from loading.devices import free_memory
 
 QUESTIONS = ["你好", "1 + 1", "hello there", "天气怎么样？", "a", "晚上睡不着应该怎么办", "x y z", "北京在哪里"]
@@ -67,6 +67,50 @@ def generate(model, prompt_ids: list[int], max_tokens: int = 24, **more) -> list
     ids = model.generate(torch.tensor([prompt_ids]), max_length=len(prompt_ids) + max_tokens, do_sample=False, **more)
     answer = ids[0, len(prompt_ids) :].tolist()
     return answer[:-1] if answer[-1] == model.config.eos_token_id else answer
+
+
+def with_prefix(model, projection: bool = False) -> ChatGLMForConditionalGeneration:
+    """Return a copy of a model with a random P-Tuning prefix."""
+    torch.manual_seed(1)
+    config = type(model.config).from_dict(model.config.to_dict() | {"pre_seq_len": 5, "prefix_projection": projection})
+    tuned = ChatGLMForConditionalGeneration(config).eval()
+    tuned.load_state_dict(model.state_dict(), strict=False)
+    with torch.no_grad():
+        for parameter in tuned.transformer.prefix_encoder.parameters():
+            parameter.normal_(std=0.5)
+    return tuned
+
+
+class Reads:
+    """Note how many prompts a pass reads that begins; something may be done between its first and its last block.
+
+    Attributes:
+        rows: of each pass that has begun.
+        whole: of each that came to the last block.
+    """
+
+    def __init__(self, model, between=lambda rows: None) -> None:
+        self.rows, self.whole, self.between = [], [], between
+        first, last = model.transformer.layers[0], model.transformer.layers[-1]
+        self.hooks = [first.register_forward_hook(self.begin), last.register_forward_pre_hook(self.finish)]
+
+    def begin(self, _, inputs, __) -> None:
+        rows, count, _ = inputs[0].shape
+        if count > 1:
+            self.rows.append(rows)
+            self.between(rows)
+
+    def finish(self, _, inputs) -> None:
+        rows, count, _ = inputs[0].shape
+        if count > 1:
+            self.whole.append(rows)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        for hook in self.hooks:
+            hook.remove()
 
 
 class SlowModel:
@@ -110,25 +154,21 @@ def test_greedy_equals_original(small_model, engines, max_batch_size):
 
 
 @pytest.mark.parametrize("projection", [False, True])
-def test_greedy_equals_alone_with_a_prefix_encoder(random_model, checkpoint, engines, projection):
-    torch.manual_seed(1)
+def test_greedy_equals_alone_with_a_prefix_encoder(checkpoint, engines, projection):
     model, tokenizer = checkpoint
-    config = type(model.config).from_dict(model.config.to_dict() | {"pre_seq_len": 5, "prefix_projection": projection})
-    tuned = ChatGLMForConditionalGeneration(config).eval()
-    tuned.load_state_dict(model.state_dict(), strict=False)
-    with torch.no_grad():
-        for parameter in tuned.transformer.prefix_encoder.parameters():
-            parameter.normal_(std=0.5)
+    tuned = with_prefix(model, projection)
     prompts = [tokenizer.encode_prompt(question) for question in QUESTIONS]
     expected = [generate(tuned, prompt) for prompt in prompts]
     assert expected != [generate(model, prompt) for prompt in prompts]
     assert [ids_of(answer) for answer in engines(tuned).submit(*map(greedy, prompts))] == expected
 
 
-def test_greedy_is_the_same_when_answers_join_and_leave(checkpoint, engines):
+@pytest.mark.parametrize("pass_tokens", [0, 64])
+def test_greedy_is_the_same_when_answers_join_and_leave(checkpoint, engines, pass_tokens):
     """More requests than places, of different lengths, submitted at random moments by several threads."""
     model, tokenizer = checkpoint
     engine, lengths, found = engines(max_batch_size=3), random.Random(0), {}
+    engine.pass_tokens = pass_tokens
     wanted = {(f"{question}{number}", lengths.randint(1, 30)) for number in range(3) for question in QUESTIONS}
 
     def ask(question: str, length: int) -> None:
@@ -276,14 +316,15 @@ def test_prompt_read_in_slices_equals_forward(checkpoint):
     model, tokenizer = checkpoint
     prompt = tokenizer.encode_prompt("天气" * 40)
     with torch.inference_mode():
-        reading, slices = Prefill(model, prompt), 1
+        read = Prompt(prompt)
+        reading, slices = Prefill(model, [read]), 1
         while not reading.advance(0):
             slices += 1
         expected = model(torch.tensor([prompt]), output_hidden_states=True)
     assert slices == len(model.transformer.layers)
-    torch.testing.assert_close(reading.logits, expected.logits[0, -1])
+    torch.testing.assert_close(read.logits, expected.logits[0, -1])
     hidden = model.transformer(torch.tensor([prompt])).last_hidden_state
-    torch.testing.assert_close(reading.embedding, hidden[0].mean(0).detach())
+    torch.testing.assert_close(read.embedding, hidden[0].mean(0).detach())
 
 
 def test_prompt_reading_looks_at_the_devices_clock(checkpoint, monkeypatch):
@@ -305,7 +346,7 @@ def test_prompt_reading_looks_at_the_devices_clock(checkpoint, monkeypatch):
     monkeypatch.setattr(prompts, "LAYERS_AHEAD", 0)
     monkeypatch.setattr(prompts.time, "monotonic", lambda: now[0])
     with torch.inference_mode():
-        reading = Prefill(model, tokenizer.encode_prompt("你好"))
+        reading = Prefill(model, [Prompt(tokenizer.encode_prompt("你好"))])
         assert not reading.advance(0.5)
     assert done == [0]  # it stopped after the block that took the time
     assert len(made) == 1 < len(model.transformer.layers)
@@ -341,6 +382,133 @@ def test_running_answers_go_on_while_a_long_prompt_is_read(checkpoint, engines, 
     assert all("token" in events[one:other] for one, other in zip(places, places[1:], strict=False))
 
 
+def mixed_prompts(tokenizer) -> list[list[int]]:
+    """Return prompts of different lengths: with either mask token, and with the beginning of an answer."""
+    long, short, question, other = map(tokenizer.encode_prompt, ("天气" * 9, "a", "x y z", "1 + 1"))
+    masked = [*question[:2], tokenizer.mask_token_id, *question[2:-2], tokenizer.bos_token_id]
+    return [long, short, masked, question, [*other, 200, 201, 202]]
+
+
+@pytest.mark.parametrize("count", [4, 5])  # the last one makes the context lengths differ
+@pytest.mark.parametrize("prefix", [False, True])
+def test_prompts_read_together_are_as_alone(checkpoint, prefix, count):
+    model, tokenizer = checkpoint
+    model = with_prefix(model) if prefix else model
+    together, alone = ([Prompt(ids) for ids in mixed_prompts(tokenizer)[:count]] for _ in range(2))
+    with torch.inference_mode():
+        reading = Prefill(model, together)
+        while not reading.advance(0):
+            assert all(prompt.logits is None for prompt in together)
+        for prompt in alone:
+            Prefill(model, [prompt]).advance(60)
+    for one, other in zip(together, alone, strict=True):
+        assert one.cache.lengths == other.cache.lengths == [len(one.prompt_ids) + 5 * prefix] * 2
+        assert one.cache.prefix_length == 5 * prefix
+        assert (one.context_length, one.mask_position) == (other.context_length, other.mask_position)
+        assert one.bytes() == other.bytes()  # nothing of the padding is kept
+        found, expected = ((p.logits, p.embedding, *p.cache.keys, *p.cache.values) for p in (one, other))
+        torch.testing.assert_close([*found], [*expected], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_greedy_equals_alone_where_prompts_are_read_together(checkpoint, engines, prefix):
+    model, tokenizer = checkpoint
+    model = with_prefix(model) if prefix else model
+    prompts = [*mixed_prompts(tokenizer), *map(tokenizer.encode_prompt, QUESTIONS)]
+    expected = [generate(model, prompt) for prompt in prompts]
+    hidden = model.transformer(torch.tensor([prompts[3]])).last_hidden_state
+    with Reads(model) as reads:
+        engine = engines(model)
+        engine.pass_tokens = 1000
+        answers = engine.submit(*map(greedy, prompts), Request(prompts[3], embedding=True))
+        assert [ids_of(answer) for answer in answers[:-1]] == expected
+    # what a row takes is known once there is one; two prompts of the list are in it twice
+    assert reads.rows == [1, len({*map(tuple, prompts)}) - 1]
+    torch.testing.assert_close(torch.tensor(next(answers[-1]).embedding), hidden[0].mean(0).detach())
+
+
+def test_prompts_read_together_are_bounded_and_keep_their_order(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine = engines()
+    prompts = [tokenizer.encode_prompt(text) for text in ("a", "b", "c", "d", "天" * 60, "e", "f", "g")]
+    expected = [generate(model, prompt) for prompt in prompts]
+    engine.pass_tokens = 3 * max(len(prompt) for prompt in prompts if prompt != prompts[4])
+    with Reads(model) as reads:
+        answers = engine.submit(*map(greedy, prompts), greedy(prompts[4]))
+        assert [ids_of(answer) for answer in answers] == [*expected, expected[4]]
+    assert reads.rows == [1, 3, 1, 3]
+    assert [answer.cached for answer in answers] == [False] * 8 + [True]
+    times = [answer.first_token for answer in answers]
+    assert times[:-1] == sorted(times[:-1])
+
+
+def test_on_a_cpu_prompts_are_read_one_by_one(checkpoint, engines):
+    model, tokenizer = checkpoint
+    with Reads(model) as reads:
+        for answer in engines().submit(*(greedy(tokenizer.encode_prompt(question)) for question in QUESTIONS)):
+            list(answer)
+    assert reads.rows == [1] * len(QUESTIONS)
+
+
+@pytest.mark.parametrize("cancelled", [1, 4])
+def test_cancel_while_prompts_are_read_together(checkpoint, engines, monkeypatch, cancelled):
+    """Between two blocks some are cancelled, or all: then the pass is given up."""
+    model, tokenizer = checkpoint
+    monkeypatch.setattr(serving_engine.engine, "SHORTEST_SLICE", 0.0)
+    engine, prompts = engines(), [tokenizer.encode_prompt(question) for question in QUESTIONS[:5]]
+    engine.pass_tokens = 1000
+    list(engine.submit(greedy(prompts[0])))
+    engine.step_seconds = 0.0
+
+    def cancel(rows: int) -> None:
+        for answer in [*engine.reading][:cancelled]:
+            answer.cancel()
+
+    with Reads(model, cancel) as reads:
+        answers = engine.submit(*map(greedy, prompts[1:]))
+        found = [ids_of(answer) for answer in answers]
+    assert found == [[]] * cancelled + [generate(model, prompt) for prompt in prompts[1 + cancelled :]]
+    assert [answer.finish_reason for answer in answers[:cancelled]] == ["cancelled"] * cancelled
+    assert reads.rows == [4] and reads.whole == [4] * (cancelled < 4)
+    wait_until(lambda: engine.batch_size == 0)
+    assert engine.prefill is None
+
+
+def test_a_prompt_that_cannot_be_read_ends_no_other_answer_of_its_pass(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine, prompts = engines(), [tokenizer.encode_prompt(question) for question in QUESTIONS[:4]]
+    engine.pass_tokens = 1000
+    expected = [generate(model, prompt) for prompt in prompts]
+    list(engine.submit(greedy(prompts[0])))
+    with Reads(model) as reads:
+        *answers, bad, last = engine.submit(*map(greedy, prompts[1:3]), greedy([7, 8, 9]), greedy(prompts[3]))
+        with pytest.raises(serving_engine.StepError, match="ValueError"):
+            list(bad)
+        assert [ids_of(answer) for answer in (*answers, last)] == expected[1:]
+    assert reads.rows == [1, 1, 1]
+
+
+def test_a_pass_that_fails_is_made_prompt_by_prompt(checkpoint, engines):
+    model, tokenizer = checkpoint
+    engine, prompts = engines(), [tokenizer.encode_prompt(question) for question in QUESTIONS[:4]]
+    engine.pass_tokens = 1000
+    expected = [generate(model, prompt) for prompt in prompts]
+    list(engine.submit(greedy(prompts[0])))
+
+    def fail(rows: int) -> None:
+        if rows > 1:
+            raise RuntimeError("CUDA out of memory")
+
+    with Reads(model, fail) as reads:
+        answers = engine.submit(*map(greedy, prompts[1:]))
+        assert [ids_of(answer) for answer in answers] == expected[1:]
+    assert reads.rows == [3, 1, 1, 1]
+    with Reads(model) as reads:  # the next ones together again
+        for answer in engine.submit(*(greedy(tokenizer.encode_prompt(text)) for text in "xyz")):
+            list(answer)
+    assert reads.rows == [3]
+
+
 def test_identical_prompts_are_read_once(checkpoint, engines):
     model, tokenizer = checkpoint
     engine, prompt, reads = engines(), tokenizer.encode_prompt("你好" * 20), []
@@ -372,8 +540,8 @@ def test_batch_cache_leaves_nothing_behind(checkpoint):
             if cache.row_lengths and dice.random() < 0.45:
                 cache.remove_row(dice.randrange(len(cache.row_lengths)))
             else:
-                prompt = Prefill(model, tokenizer.encode_prompt("天" * dice.randint(1, 60)))
-                prompt.advance(60)
+                prompt = Prompt(tokenizer.encode_prompt("天" * dice.randint(1, 60)))
+                Prefill(model, [prompt]).advance(60)
                 cache.append_row(prompt)
             for buffer in cache.keys + cache.values:
                 for row in range(buffer.shape[0]):
@@ -392,8 +560,8 @@ def test_quantised_rows_of_different_lengths_get_what_each_gets_alone(checkpoint
     with torch.inference_mode():
         for question in QUESTIONS:
             ids = checkpoint[1].encode_prompt(question)
-            prompt = Prefill(model, ids)
-            prompt.advance(60)
+            prompt = Prompt(ids)
+            Prefill(model, [prompt]).advance(60)
             cache.append_row(prompt)
             past = model(torch.tensor([ids]), use_cache=True).cache
             alone.append([model(torch.tensor([[token]]), cache=past).logits[0, 0] for token in (7, 8, 9)])
@@ -418,7 +586,8 @@ def cache_numbers(model) -> int:
     return 2 * model.config.num_layers * model.config.hidden_size
 
 
-def test_answers_that_do_not_fit_wait_and_say_the_same(checkpoint, engines, monkeypatch):
+@pytest.mark.parametrize("pass_tokens", [0, 4096])
+def test_answers_that_do_not_fit_wait_and_say_the_same(checkpoint, engines, monkeypatch, pass_tokens):
     """With memory for two answers of 256 tokens or one that is longer, three that become longer."""
     model, tokenizer = checkpoint
     most, seen = [], []
@@ -433,7 +602,7 @@ def test_answers_that_do_not_fit_wait_and_say_the_same(checkpoint, engines, monk
     monkeypatch.setattr(BatchCache, "_resize", watch)
     limit = 2 * CACHE_STEP * cache_numbers(model) * 4
     engine = engines(cache_bytes=limit)
-    engine.end_ids = set()
+    engine.pass_tokens, engine.end_ids = pass_tokens, set()
     prompts = [tokenizer.encode_prompt("天" * (CACHE_STEP - less)) for less in (80, 70, 60)]
     answers = engine.submit(*(greedy(ids, 100) for ids in prompts))
     together = [ids_of(answer) for answer in answers]

@@ -14,16 +14,30 @@ from chatglm import ChatGLMTokenizer
 from chatglm.answer_text import AnswerText
 from engine import Engine, Request
 from engine.cache import BatchCache
-from engine.prompts import Prefill, PromptCache
+from engine.prompts import Prefill, Prompt, PromptCache, PromptsCache
 from engine.rows import Row
 
 SECONDS = 60  # for an answer to come at all
 TOKEN_BYTES = 2 * 2 * 32 * 4  # of a key and a value in each of two layers
 COUNTED = {
-    Engine: ("_fail", "_wake", "_await_work", "_step", "_drop", "_is_over", "_reason", "_read", "_take", "_join")
+    Engine: (
+        "_fail",
+        "_wake",
+        "_await_work",
+        "_step",
+        "_drop",
+        "_is_over",
+        "_reason",
+        "_read",
+        "_take",
+        "_advance",
+        "_join",
+    )
     + ("_make_room", "_resume", "_decode", "_sample", "_deliver", "_remove", "_end", "_put"),
     BatchCache: ("__init__", "has_room", "prepare", "advance", "append_row", "preempt", "remove_row", "_resize"),
-    Prefill: ("__init__", "advance", "bytes"),
+    Prefill: ("__init__", "advance"),
+    Prompt: ("__init__", "bytes"),
+    PromptsCache: ("__init__", "update"),
     PromptCache: ("get", "put"),
     Row: ("__init__",),
     AnswerText: ("put", "end"),
@@ -80,7 +94,7 @@ def small_engine(checkpoint, monkeypatch) -> Engine:
     monkeypatch.setattr(chatglm.cache, "CACHE_STEP", 4)
     monkeypatch.setattr(loop, "ROOM_TO_RESUME", 1)
     made = Engine(*checkpoint, max_batch_size=3, cache_bytes=30 * TOKEN_BYTES, prompt_cache_bytes=1)
-    made.end_ids = set()
+    made.pass_tokens, made.end_ids = 64, set()
     return made
 
 
