@@ -122,7 +122,10 @@ class BatchCache(ChatGLMCache):
     # what the engine calls
 
     def has_room(self, *lengths: int) -> bool:
-        """Return whether rows of these lengths can join, and every row can have another token, within the limit."""
+        """Return whether rows of these lengths can join, and every row can have another token, within the limit.
+
+        What a token takes is learnt from the first row; until then there is room for none.
+        """
         return self._fits(len(self.row_lengths) + len(lengths), max([*self.row_lengths, *lengths]) + 1)
 
     def prepare(self, count: int = 1) -> None:

@@ -38,7 +38,7 @@ from .rows import Row, token_probabilities
 logger = logging.getLogger(__name__)
 
 SHORTEST_SLICE = 0.02  # seconds of prompt reading between two tokens of the running answers
-PASS_TOKENS = 1024  # of prompts, padding included, that a GPU computes about as fast as a program can ask for the work
+PASS_TOKENS = 1024  # of prompts and padding; a large GPU computes as many in the time that asking for a pass takes
 ROOM_TO_RESUME = 64  # tokens; with room for the next one only, an answer would come and go with each
 
 
@@ -85,9 +85,9 @@ class Engine:
         self.open: set[Answer] = set()  # every submitted answer that has not ended, wherever it is
         self.waiting: collections.deque[Answer] = collections.deque()
         self.reading: dict[Answer, Prompt] = {}  # out of the queue and not yet in the batch
-        self.prefill: Prefill | None = None  # the pass that reads their prompts, or the first of them
-        self.pass_tokens = PASS_TOKENS if model.device.type == "cuda" else 0  # beyond one prompt, however long it is
-        self.one_by_one = False  # whether to read so, as a pass has failed
+        self.prefill: Prefill | None = None  # the pass that reads their prompts
+        self.pass_tokens = PASS_TOKENS if model.device.type == "cuda" else 0  # for several prompts; one may be longer
+        self.one_by_one = False  # how those in `reading` are read after a pass of several has failed
         self.rows: list[Row] = []
         if cache_bytes is None:
             graphs = graph_bytes(model, max_batch_size) if model.device.type == "cuda" else 0
@@ -268,7 +268,7 @@ class Engine:
                     break
                 prompt = self.prompts.get(prompt_ids, self.adapters.active) or unread.get(tuple(prompt_ids))
                 cached = prompt is not None
-                if not cached:
+                if prompt is None:
                     longest = max(map(len, (prompt_ids, *unread)))
                     if unread and (len(unread) + 1) * longest > self.pass_tokens:
                         break

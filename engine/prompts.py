@@ -64,25 +64,25 @@ class PromptsCache(ChatGLMCache):
     """Gives each prompt of a batch its own keys and values, without padding, as the blocks compute them.
 
     Args:
-        caches: of the prompts, which are emptied.
         padding: number of padding tokens before each.
+
+    Attributes:
+        caches: of the prompts.
     """
 
-    def __init__(self, caches: list[ChatGLMCache], padding: list[int]) -> None:
+    def __init__(self, padding: list[int]) -> None:
         super().__init__()
-        self.caches, self.padding = caches, padding
-        for cache in caches:
-            cache.reset()
+        self.padding, self.caches = padding, [ChatGLMCache() for _ in padding]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs=None):
         """Take the [b, h, t, d] keys and values of a layer, padding and prefix included; return them as kept."""
         prefix, dtype = self.prefix_length, key_states.dtype
         key_states, value_states = (states.to(self.dtype or dtype) for states in (key_states, value_states))
         for row, (cache, padding) in enumerate(zip(self.caches, self.padding, strict=True)):
+            cache.prefix_length = prefix
             for buffers, states in ((cache.keys, key_states[row, None]), (cache.values, value_states[row, None])):
                 buffers.append(torch.cat([states[:, :, :prefix], states[:, :, prefix + padding :]], dim=2))
             cache.lengths.append(cache.keys[-1].shape[2])
-            cache.prefix_length = prefix
         return key_states.to(dtype), value_states.to(dtype)
 
 
@@ -91,7 +91,7 @@ class Prefill:
 
     Args:
         model: a `ChatGLMForConditionalGeneration`.
-        prompts: what has been read of them before, if anything, is forgotten.
+        prompts: which get what has been read when all of it has been.
     """
 
     def __init__(self, model: nn.Module, prompts: list[Prompt]) -> None:
@@ -101,17 +101,14 @@ class Prefill:
         pad = model.config.pad_token_id
         rows = [[pad] * count + prompt.prompt_ids for count, prompt in zip(self.padding, prompts, strict=True)]
         mask = torch.arange(longest) >= torch.tensor(self.padding)[:, None]  # [b, s]
-        cache = PromptsCache([prompt.cache for prompt in prompts], self.padding)
+        input_ids, self.cache = torch.tensor(rows, device=model.device), PromptsCache(self.padding)
         self.tokens: Pass | None = Pass(
-            model.transformer,
-            torch.tensor(rows, device=model.device),
-            attention_mask=mask.to(model.device),
-            cache=cache,
+            model.transformer, input_ids, attention_mask=mask.to(model.device), cache=self.cache
         )
-        layout = cache.layout
+        layout = self.cache.layout
         positions = torch.stack([layout.context_length - layout.padding, layout.mask_position], dim=-1).tolist()
-        for prompt, (context_length, mask_position) in zip(prompts, positions, strict=True):
-            prompt.context_length, prompt.mask_position = context_length, mask_position
+        for prompt, position in zip(prompts, positions, strict=True):
+            prompt.context_length, prompt.mask_position = position
 
     def advance(self, seconds: float) -> bool:
         """Compute blocks for about so many seconds, at least one; return whether all are done."""
@@ -126,6 +123,7 @@ class Prefill:
         hidden_states = self.model.transformer.final_layernorm(tokens.hidden_states)  # [b, s, e]
         logits = self.model.lm_head(hidden_states[:, -1:])[:, 0].float()  # [b, v]
         for row, (prompt, padding) in enumerate(zip(self.prompts, self.padding, strict=True)):
+            prompt.cache = self.cache.caches[row]
             prompt.embedding = hidden_states[row, padding:].float().mean(dim=0)
             prompt.logits = logits[row].clone()  # not a view, with which those of all others would be kept
         self.tokens = None

@@ -20,6 +20,7 @@ from chatglm import modeling_chatglm as modeling
 from chatglm.quantization import set_exact
 from engine import Engine, Request
 from engine.cache import BatchCache
+from engine.prompts import Prefill, Prompt
 from loading import adapters
 from loading.named_adapters import NamedAdapters
 from tests.benchmarks.cuda_decode import build_model, three_rounds
@@ -120,6 +121,20 @@ def test_prefix_tuned_model_equals_ordinary_pass(device, random_model, projectio
     model = model.to(device).eval()
     assert_same_logits(model, model, PROMPT)
     assert_same_logits(model, model, PADDED)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_prompts_read_together_are_as_alone(device, random_model, dtype):
+    model = random_model.to(device, dtype)
+    together, alone = ([Prompt([token for token in row if token != PAD]) for row in PADDED] for _ in range(2))
+    for prompts in (together, *([prompt] for prompt in alone)):
+        assert Prefill(model, prompts).advance(60)
+    for one, other in zip(together, alone, strict=True):
+        assert one.cache.lengths == other.cache.lengths
+        for actual, expected in ((one.logits, other.logits), (one.cache.values[-1], other.cache.values[-1])):
+            error = (actual.double() - expected.double()).norm() / expected.double().norm()
+            assert error <= ROUNDING[dtype]
 
 
 def test_cache_grows_under_a_graph_that_is_captured_once(device, random_model, monkeypatch):
