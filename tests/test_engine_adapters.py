@@ -92,8 +92,10 @@ def test_embeddings_are_the_adapters(engines, adapter_folders):
 def test_what_waits_together_runs_together(engines, adapter_folders):
     """Requests of four kinds in turns are four groups, in the order of their first ones."""
     engine, names = engines(None, adapter_folders), ["poet", None, "long", "short"] * 4
-    ids = engine.tokenizer.encode_prompt("你好")
-    answers = engine.submit(*(Request(ids, 4, ignore_eos=True, adapter=name) for name in names))
+    engine.pass_tokens = 1000  # their prompts, too
+    prompts = [engine.tokenizer.encode_prompt(f"你好{number}") for number in range(16)]
+    asked = zip(prompts, names, strict=True)
+    answers = engine.submit(*(Request(ids, 4, ignore_eos=True, adapter=name) for ids, name in asked))
     for answer in answers:
         text(answer)
     begun = [name for _, name in sorted(zip((answer.started for answer in answers), names, strict=True))]
