@@ -20,7 +20,7 @@ from .cpu_decode import tokens_together
 
 SHORTEST_MATCH = 3  # tokens that must have occurred before
 LONGEST_MATCH = 16  # tokens beyond which a longer match says no more
-ROW_COST = 0.15  # of a further token in a pass, in units of a pass of one token: 0.09 (AVX-512) to 0.14 (AVX2)
+ROW_COST = 0.15  # of a further token in a pass, in units of a pass of one token: 0.09 (AVX-512) to 0.16 (AVX2)
 MEMORY = 8  # matches by which what was seen of their like is outweighed
 
 
