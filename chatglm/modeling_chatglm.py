@@ -426,6 +426,11 @@ class Pass:
         self.plan = AttentionPlan.build(layout, start, s, prefix_length, position_ids.device)
         head_size = config.hidden_size // config.num_attention_heads
         self.rotary = rotary_tables(position_ids, head_size, self.hidden_states.dtype)
+        if cache is not None and start == 0 and b == 1 and cache.expected_length and self._is_on_one_gpu():
+            cache.allocate(len(self.layers), (b, config.num_attention_heads, head_size), self.hidden_states)
+
+    def _is_on_one_gpu(self) -> bool:
+        return self.hidden_states.is_cuda and not any(hasattr(layer, "_hf_hook") for layer in self.layers)
 
     def advance(self, output_attentions: bool = False, call: Callable | None = None) -> Tensor | None:
         """Compute the next block; return its attention weights [b, h, s, t] if asked for.

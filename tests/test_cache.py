@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from chatglm.cache import expected_length, grown_capacity
+from chatglm.cache import ChatGLMCache, expected_length, grown_capacity
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -46,3 +46,21 @@ def test_expected_length_of_generate():
     assert expected_length(5, configuration, {"max_length": 30, "max_new_tokens": 7}) == 12
     configuration.max_new_tokens = 3
     assert expected_length(5, configuration, {"max_length": 30}) == 8
+
+
+@torch.no_grad()
+def test_allocate_makes_the_buffers_that_the_blocks_fill(small_model):
+    config, prompt = small_model.config, torch.tensor([[20, 21, 22, small_model.config.gmask_token_id, 0]])
+    prompt[0, -1] = config.bos_token_id
+    cache = ChatGLMCache()
+    cache.expected_length = 300
+    head_size = config.hidden_size // config.num_attention_heads
+    cache.allocate(config.num_layers, (1, config.num_attention_heads, head_size), torch.empty(0))
+    assert cache.get_seq_length() == 0 and {tuple(key.shape[2:]) for key in cache.keys} == {(512, head_size)}
+    before = [buffer.data_ptr() for buffer in (*cache.keys, *cache.values)]
+    for tokens in (prompt, torch.tensor([[23]])):
+        logits = small_model(tokens, cache=cache, use_cache=True).logits[:, -1]
+    whole = small_model(torch.tensor([[*prompt[0].tolist(), 23]])).logits[:, -1]
+    assert torch.allclose(logits, whole, atol=1e-5)
+    assert [buffer.data_ptr() for buffer in (*cache.keys, *cache.values)] == before
+    assert cache.get_seq_length() == 6
