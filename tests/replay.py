@@ -98,16 +98,17 @@ class ReplayEngine(Engine):
         text = self.tokenizer.decode(request.prompt_ids, skip_special_tokens=True)
         return text.replace("问:", "问：").replace("答:", "答：")
 
-    def _join(self, answer: Answer, prompt) -> None:
+    def _begin(self, answer: Answer) -> list[int]:
         self.requests.append(answer.request)
         text = self.answer(self.prompt(answer.request))
-        answer.script = [*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id]
-        super()._join(answer, prompt)
+        return [*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id]
 
     def _sample(self, logits: torch.Tensor, rows: list) -> None:
         time.sleep(self.seconds)
         logits.fill_(-torch.inf)
         for scores, row in zip(logits, rows, strict=True):
+            if not hasattr(row.answer, "script"):
+                row.answer.script = self._begin(row.answer)
             scores[row.answer.script.pop(0)] = 0
         super()._sample(logits, rows)
 

@@ -96,9 +96,11 @@ def watch(connection: socket.socket) -> None:
         return begin(wanted, streams)
     for stream in streams:
         os.close(stream)
-    connection.sendall(f"{fork}\n".encode())
+    with contextlib.suppress(ConnectionError):  # nobody is there any more, as the process below will see
+        connection.sendall(f"{fork}\n".encode())
     if os.fork() == 0:  # reads until the one who asked is gone
-        connection.recv(1)
+        with contextlib.suppress(ConnectionError):  # it was gone before it had read what was sent to it
+            connection.recv(1)
         with contextlib.suppress(ProcessLookupError):  # it has ended
             os.kill(fork, signal.SIGKILL)
         os._exit(0)
