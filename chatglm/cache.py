@@ -133,8 +133,8 @@ class ChatGLMCache(Cache):
     def allocate(self, layers: int, shape: tuple[int, int, int], states: Tensor) -> None:
         """Make the buffers of an empty cache for all layers and all tokens that are expected.
 
-        On a GPU, a block's buffers made between its other tensors take room that these had, and the next block's get
-        new memory: 0.2 GB more at 800 tokens of float16, by a model of PyTorch's allocator.
+        On a GPU, buffers made between a block's other tensors would take room that these had left, so that the next
+        block's needed new memory.
 
         Args:
             layers: number of layers.

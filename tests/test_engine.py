@@ -450,14 +450,20 @@ def test_on_a_cpu_prompts_are_read_one_by_one(checkpoint, engines):
     assert reads.rows == [1] * len(QUESTIONS)
 
 
+def reads_together(engines, checkpoint, questions):
+    """Return an engine that has answered the first of some questions and will read the others in one pass; prompts."""
+    engine, prompts = engines(), [checkpoint[1].encode_prompt(question) for question in questions]
+    engine.pass_tokens = 1000
+    list(engine.submit(greedy(prompts[0])))  # now it knows what a row takes
+    return engine, prompts
+
+
 @pytest.mark.parametrize("cancelled", [1, 4])
 def test_cancel_while_prompts_are_read_together(checkpoint, engines, monkeypatch, cancelled):
     """Between two blocks some are cancelled, or all: then the pass is given up."""
-    model, tokenizer = checkpoint
+    model, _ = checkpoint
     monkeypatch.setattr(serving_engine.engine, "SHORTEST_SLICE", 0.0)
-    engine, prompts = engines(), [tokenizer.encode_prompt(question) for question in QUESTIONS[:5]]
-    engine.pass_tokens = 1000
-    list(engine.submit(greedy(prompts[0])))
+    engine, prompts = reads_together(engines, checkpoint, QUESTIONS[:5])
     engine.step_seconds = 0.0
 
     def cancel(rows: int) -> None:
@@ -475,11 +481,9 @@ def test_cancel_while_prompts_are_read_together(checkpoint, engines, monkeypatch
 
 
 def test_a_prompt_that_cannot_be_read_ends_no_other_answer_of_its_pass(checkpoint, engines):
-    model, tokenizer = checkpoint
-    engine, prompts = engines(), [tokenizer.encode_prompt(question) for question in QUESTIONS[:4]]
-    engine.pass_tokens = 1000
+    model, _ = checkpoint
+    engine, prompts = reads_together(engines, checkpoint, QUESTIONS[:4])
     expected = [generate(model, prompt) for prompt in prompts]
-    list(engine.submit(greedy(prompts[0])))
     with Reads(model) as reads:
         *answers, bad, last = engine.submit(*map(greedy, prompts[1:3]), greedy([7, 8, 9]), greedy(prompts[3]))
         with pytest.raises(serving_engine.StepError, match="ValueError"):
@@ -490,10 +494,8 @@ def test_a_prompt_that_cannot_be_read_ends_no_other_answer_of_its_pass(checkpoin
 
 def test_a_pass_that_fails_is_made_prompt_by_prompt(checkpoint, engines):
     model, tokenizer = checkpoint
-    engine, prompts = engines(), [tokenizer.encode_prompt(question) for question in QUESTIONS[:4]]
-    engine.pass_tokens = 1000
+    engine, prompts = reads_together(engines, checkpoint, QUESTIONS[:4])
     expected = [generate(model, prompt) for prompt in prompts]
-    list(engine.submit(greedy(prompts[0])))
 
     def fail(rows: int) -> None:
         if rows > 1:

@@ -669,8 +669,8 @@ ROTARY_TABLES(rotary_tables_float, float)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // attention: rotate a token's query and key, append key and value to the cache, attend to all of it: context [b, h * d]
-// query_key_value [b, h, 3, d]; cosine, sine [b, d]; column [b] of the token. Where the cache lies is read from device memory, so that a graph
-// stays valid when it grows or another one is used:
+// query_key_value [b, h, 3, d]; cosine, sine [b, d]; column [b] of the token. Where the cache lies is read from device
+// memory, so that a graph stays valid when it grows or another one is used:
 //     place[0] capacity, [1] P-Tuning prefix length, [2] address of the key mask (bytes, 0 is hidden) or 0, [3] its row
 //     stride, [4 + 2 layer] and [5 + 2 layer] addresses of keys and values [b, h, capacity, d]
 // Grid (splits, h, b), 128 threads: the keys are shared out over `splits` blocks; the one that ends last adds up.
