@@ -110,8 +110,8 @@ class Visitor:
 
     def shows(self, *texts: str) -> None:
         """Wait until the chat is these questions and answers, and none is being answered."""
-        expect(self.page.locator("#question .submit-button")).to_be_visible()
         expect(self.page.locator("#chat .message .md")).to_have_text(list(texts), use_inner_text=True)
+        expect(self.page.locator("#question .submit-button")).to_be_visible()
 
     def choose(self, button: str, file: Path) -> None:
         """Give a file to a button that asks for one."""
@@ -481,7 +481,9 @@ def test_focus_is_never_lost(visit, site):
     person.ask("other")
     person.shows("other", "answer 0 to other")
     person.page.locator("#conversations .toggle-button").press("Enter")
-    person.page.locator("#chats .open", has_text="first").press("Enter")
+    first = person.page.locator("#chats .open", has_text="first")
+    expect(first).to_be_visible()  # what is hidden takes no focus, and the key would close the bar again
+    first.press("Enter")
     person.shows("first", "answer 0 to first")
     expect(held).to_have_text("first")
     for accepted, button in (("name", "rename"), (None, "delete")):
