@@ -18,7 +18,7 @@ from engine import (
 )
 from loading.arguments import SamplingArguments
 
-from .texts import too_long
+from .texts import TEXTS, too_long
 
 HISTORY_ROUNDS = 200  # a page keeps so many, the newest
 SLIDER_LENGTH = 4096  # tokens, the original's; models that are trained for fewer end the slider there
@@ -35,6 +35,18 @@ ERROR_TEXTS = {  # what a person is told of an error that has no values
 
 
 FIRST_SLIDERS = ("max_length", "top_p", "temperature")  # the original's; a page opens the others on demand
+
+
+class WrongChatError(ValueError):
+    """What should be a chat is none; `told` says why, in a language of `TEXTS`."""
+
+    def __init__(self, name: str, *values: object) -> None:
+        self.name, self.values = name, values
+        super().__init__(self.told(TEXTS["en"]))
+
+    def told(self, texts: dict[str, str]) -> str:
+        """Return the reason in a language."""
+        return texts[self.name].format(*self.values)
 
 
 class Slider(NamedTuple):
@@ -86,6 +98,8 @@ def describe(error: Exception, texts: dict[str, str], model_limit: int | None = 
     """Return what a person is told of an error; the limit is of what the model itself takes, in tokens."""
     if isinstance(error, PromptTooLongError):
         return too_long(error, texts, model_limit)
+    if isinstance(error, WrongChatError):
+        return texts["wrong_chat"].format(error.told(texts))
     return texts[ERROR_TEXTS[type(error)]] if type(error) in ERROR_TEXTS else texts["error"].format(error)
 
 
@@ -93,16 +107,16 @@ def check_history(content: object) -> list[list[str]]:
     """Return the newest rounds of something that came from outside.
 
     Raises:
-        ValueError: it is not a list of pairs of texts.
+        WrongChatError: it is not a list of pairs of texts, or a longer one than a page keeps.
     """
     if not isinstance(content, list):
-        raise ValueError(f"there is no list of rounds but {type(content).__name__}")
+        raise WrongChatError("no_rounds")
     for number, pair in enumerate(content, 1):
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
-            raise ValueError(f"round {number} is not a pair of texts")
+            raise WrongChatError("wrong_round", number)
     kept = content[-HISTORY_ROUNDS:]
-    if (characters := count(kept)) > HISTORY_CHARACTERS:
-        raise ValueError(f"a chat may have {HISTORY_CHARACTERS} characters, and this one has {characters}")
+    if count(kept) > HISTORY_CHARACTERS:
+        raise WrongChatError("too_large")
     return kept
 
 

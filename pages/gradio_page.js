@@ -4,12 +4,14 @@
 // rounds that follow the same one are versions of each other. What is shown is the path from the first round to `leaf`.
 "use strict";
 (() => {
-    const PREFIX = "chatglm-chat-", MOST_ROUNDS = 200, MOST_CHARACTERS = 1000000;
+    const PREFIX = "chatglm-chat-", MOST_ROUNDS = 200, MOST_CHARACTERS = 1000000, MOST_PDF_BYTES = 5000000;
     const chats = new Map(); // by id: all that this browser keeps
     let texts = {}, chat = fresh(), draft = "", copied = null;
     let follows = true; // whether the newest answer is followed while it grows
     let turned = null; // the version that was just turned to: {index, by}, by which button
     let running = null; // the round that is being answered: {chat, path, node, before, ended, end}
+    let pdf = null; // the one that the server reads: {data, resolve}
+    let reading = Promise.resolve(); // ends with it: they are read one after another
     const find = (selector) => document.querySelector(selector);
     const box = () => find("#question textarea");
 
@@ -347,10 +349,28 @@
         }
     }
 
+    /** The text of a PDF, which the server reads. */
+    async function textOfPdf(file) {
+        if (file.size > MOST_PDF_BYTES) throw new Error(texts.large_pdf);
+        const reader = new FileReader();
+        const loaded = new Promise((resolve) => { reader.onloadend = resolve; });
+        reader.readAsDataURL(file);
+        await loaded;
+        reading = reading.then(() => new Promise((resolve) => {
+            pdf = { data: reader.result, resolve };
+            find("#pdf").click();
+        }));
+        const read = await reading;
+        if (!read?.text) throw new Error(read?.error ?? texts.no_pdf_text);
+        if (read.text.length > MOST_CHARACTERS) throw new Error(texts.too_large);
+        return read.text;
+    }
+
     /** Put a file's text into the question. */
     async function attach(file) {
         try {
-            const text = await textOf(file);
+            const isPdf = await file.slice(0, 5).text() === "%PDF-";
+            const text = await (isPdf ? textOfPdf : textOf)(file);
             const fence = "`".repeat(Math.max(3, ...[...text.matchAll(/`+/g)].map((found) => found[0].length + 1)));
             write(`${box().value.trimEnd()}\n\n${file.name}\n${fence}\n${text.trimEnd()}\n${fence}\n`.trimStart());
             find("#count").click();
@@ -460,5 +480,7 @@
         export: () => download(asMarkdown(), "chatglm-history.md", "text/markdown"),
         load: () => choose(".json", load),
         attach: () => choose("", attach),
+        pdf: () => [{ data: pdf.data }],
+        pdfRead: (read) => pdf.resolve(read),
     };
 })();

@@ -1,6 +1,7 @@
 """The web page, by Gradio: its components, what happens on it, and how it is served."""
 
 import asyncio
+import base64
 import signal
 import socket
 import sys
@@ -25,6 +26,7 @@ from .content import (
     ANSWER_ERRORS,
     FIRST_SLIDERS,
     Slider,
+    WrongChatError,
     check_history,
     describe,
     make_request,
@@ -32,6 +34,7 @@ from .content import (
 )
 from .guard import Guard, password_check
 from .markdown import GRADIO, answer_markdown, question_markdown
+from .pdf import AT_ONCE, pdf_text
 from .texts import EXAMPLES, MODEL_NAME, TEXTS
 
 FRAME_SECONDS = 0.05  # between two updates of a page
@@ -125,6 +128,8 @@ class Page:
         self.turn = gr.JSON(visible="hidden")
         self.show_button = gr.Button(visible="hidden", elem_id="show")
         self.count_button = gr.Button(visible="hidden", elem_id="count")
+        self.pdf = gr.JSON(visible="hidden")
+        self.pdf_button = gr.Button(visible="hidden", elem_id="pdf")
         with gr.Sidebar(open=False, elem_id="conversations", width=280):
             gr.HTML(CHATS, elem_id="chats")
         with gr.Sidebar(position="right", open=False, elem_id="settings"):
@@ -202,6 +207,10 @@ class Page:
         self.chatbot.undo(self.show, self.turn, shown, js="() => chatglm.undo()", **event)
         self.show_button.click(self.show, self.turn, shown, js="() => chatglm.view()", **event)
         self.count_button.click(self.count, [self.question, self.sliders["max_length"]], self.status, **event)
+        reading = event | {"trigger_mode": "multiple", "concurrency_limit": AT_ONCE}
+        read = self.pdf_button.click(self.read_pdf, self.pdf, self.pdf, js="() => chatglm.pdf()", **reading)
+        read.then(None, self.pdf, None, js="read => chatglm.pdfRead(read)", **event)
+        read.failure(None, None, None, js="() => chatglm.pdfRead()", **event)
         welcomed = demo.load(self.welcome, self.turn, [*shown, self.turn], js="() => chatglm.view()", **event)
         welcomed.then(None, self.turn, None, js="given => chatglm.start(given)", **event)
         for button, action in (
@@ -224,8 +233,8 @@ class Page:
         view = view if isinstance(view, dict) else {}
         try:
             shown, note = messages(check_history(view.get("rounds", []))), ""
-        except ValueError as error:
-            shown, note = [], self.note([TEXTS[self.language(request)]["wrong_chat"].format(error)])
+        except WrongChatError as error:
+            shown, note = [], self.note([describe(error, TEXTS[self.language(request)])])
         draft, system = (text if isinstance(text, str) else "" for text in (view.get("draft"), view.get("system")))
         return shown, gr.Textbox(draft) if draft else gr.skip(), note, system
 
@@ -357,6 +366,14 @@ class Page:
         """Return how many tokens a question has, for the status."""
         tokens = len(self.engine.tokenizer.encode_prompt(question))
         return self.note([TEXTS[self.language(request)]["question_tokens"].format(tokens, int(max_length))])
+
+    def read_pdf(self, request: gr.Request, file: Any) -> dict[str, str]:
+        """Return the text of a PDF that comes as a data: address, or what is to be said of it."""
+        data = file.get("data") if isinstance(file, dict) else None
+        try:
+            return {"text": pdf_text(base64.b64decode(str(data).partition(",")[2]))}
+        except ValueError:  # an UnreadablePDFError, or no base64
+            return {"error": TEXTS[self.language(request)]["no_pdf_text"]}
 
     async def chat(
         self,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import re
 
 import pytest
 
 from engine import QueueFullError
 from loading.arguments import SamplingArguments
-from pages.content import HISTORY_CHARACTERS, HISTORY_ROUNDS, check_history, describe, newest, sliders
+from pages.content import HISTORY_CHARACTERS, HISTORY_ROUNDS, WrongChatError, check_history, describe, newest, sliders
 from pages.markdown import GRADIO, STREAMLIT, answer_markdown, question_markdown
 from pages.texts import EXAMPLES, TEXTS
 
@@ -112,16 +113,18 @@ def test_check_history_keeps_the_newest_rounds():
 @pytest.mark.parametrize(
     "content, message",
     [
-        (3, "int"),
-        (None, "NoneType"),
-        ([["a", "b"], ["a"]], "round 2"),
-        ([["a", 1]], "round 1"),
-        ([["a", "b" * HISTORY_CHARACTERS]], "1000000 characters"),
+        (3, "no list"),
+        (None, "no list"),
+        ([["a", "b"], ["a"]], "Round 2"),
+        ([["a", 1]], "Round 1"),
+        ([["a", "b" * HISTORY_CHARACTERS]], "1,000,000 characters"),
     ],
 )
 def test_check_history_refuses_what_is_none(content, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(WrongChatError, match=message) as caught:
         check_history(content)
+    in_chinese = describe(caught.value, TEXTS["zh"])
+    assert in_chinese.startswith("无法显示这个对话：") and not re.search("[A-Za-z]", in_chinese)
 
 
 def test_newest_keeps_so_many_rounds_and_characters_as_a_page_takes():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -526,6 +527,35 @@ def test_file_into_the_question(visit, tmp_path):
     person.choose("#attach", tmp_path / "picture.png")
     expect(person.page.locator("#notice")).to_contain_text(TEXTS["en"]["no_text"])
     assert not uploads
+
+
+def test_pdf_into_the_question(visit, tmp_path):
+    """Two at once, as a browser prints them, in Chinese and English; a scanned one and a large one are refused."""
+    person, printing = visit(), visit()
+    for name, content in (
+        ("中文.pdf", "青蛙是绿色的，香蕉是黄色的，马长大了，母亲走了一里路。"),
+        ("two.pdf", "Pears are green."),
+    ):
+        printing.page.set_content(f"<p style='font: 20px \"Noto Sans CJK SC\"'>{content}</p>")
+        printing.page.pdf(path=tmp_path / name)
+    person.page.evaluate(
+        """files => {
+            const dropped = new DataTransfer();
+            for (const [name, data] of files)
+                dropped.items.add(new File([Uint8Array.from(atob(data), part => part.charCodeAt(0))], name));
+            document.dispatchEvent(new DragEvent("drop", { dataTransfer: dropped, bubbles: true, cancelable: true }));
+        }""",
+        [[name, base64.b64encode((tmp_path / name).read_bytes()).decode()] for name in ("中文.pdf", "two.pdf")],
+    )
+    expect(person.box).to_have_value(
+        "中文.pdf\n```\n青蛙是绿色的，香蕉是黄色的，马长大了，母亲走了一里路。\n```\n\n"
+        "two.pdf\n```\nPears are green.\n```\n"
+    )
+    expect(person.status).to_contain_text("tokens")
+    for data, told in ((b"%PDF-1.7", "no_pdf_text"), (b"%PDF-1.7".ljust(5_000_001), "large_pdf")):
+        (tmp_path / "wrong.pdf").write_bytes(data)
+        person.choose("#attach", tmp_path / "wrong.pdf")
+        expect(person.page.locator("#notice")).to_contain_text(TEXTS["en"][told])
 
 
 def test_export_as_markdown(visit, tmp_path):
