@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 DTYPES = {name: getattr(torch, name) for name in DTYPE_NAMES}
 SMALL_MODEL_BYTES = 1 << 30  # a model below this size in float32 runs in float32 on any CPU
+M_ARENA_MAX = -8  # of malloc.h
 GPU_SCRATCH_BYTES = 300 << 20  # an unpacked matrix, a long prompt's hidden states, cuBLAS, a decode graph
 
 
@@ -159,14 +161,23 @@ def control_groups(root: Path, membership: Path) -> list[tuple[Path, tuple[str, 
 
 
 @functools.cache
-def _malloc_trim():
-    """Return glibc's function that gives memory back to the system; None where there is none."""
-    return getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+def _of_glibc(name: str):
+    """Return a function that glibc has, and no other C library; None where there is none."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def keep_memory_together() -> None:
+    """Have threads share two heaps of the C library, unless MALLOC_ARENA_MAX says how many; call it before there are any.
+
+    Each thread has one of its own else, up to eight a core, and what is free in one is of no use to the others.
+    """
+    if "MALLOC_ARENA_MAX" not in os.environ and (mallopt := _of_glibc("mallopt")) is not None:
+        mallopt(M_ARENA_MAX, 2)
 
 
 def give_memory_back() -> None:
     """Give the memory that a burst of work has freed back to the system, as far as the C library can."""
-    if (trim := _malloc_trim()) is not None:
+    if (trim := _of_glibc("malloc_trim")) is not None:
         trim(0)
 
 

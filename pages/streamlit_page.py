@@ -86,9 +86,9 @@ def draw_page(engine: Engine, sampling: SamplingArguments, lang: str) -> None:
     conversation.stop()
     with st.sidebar:
         st.header(texts["settings"])
-        more, chosen = st.expander(texts["more"]), {}
+        first, more, chosen = st.container(), st.expander(texts["more"]), {}
         for name, slider in sliders(sampling, engine.model.config.max_sequence_length).items():
-            place = st if name in FIRST_SLIDERS else more
+            place = first if name in FIRST_SLIDERS else more
             chosen[name] = place.slider(texts[name], *slider, help=texts[f"{name}_info"], key=name)
         if st.button(texts["clear"], width="stretch"):
             conversation.history.clear()

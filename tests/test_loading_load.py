@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import inspect
 import io
 import json
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -402,3 +405,38 @@ def test_load_never_runs_code_of_a_checkpoint(folder, tmp_path):
         (copy / f"{name}_chatglm.py").write_text("raise SystemError('code of a checkpoint was executed')")
     model, tokenizer = load_model_and_tokenizer(ModelArguments(str(copy), "cpu"))
     assert type(model) is ChatGLMForConditionalGeneration and type(tokenizer) is ChatGLMTokenizer
+
+
+ALLOCATING = """
+import ctypes, sys, threading
+from loading.devices import keep_memory_together
+keep_memory_together()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+met = threading.Barrier(6)
+
+def allocate():
+    met.wait()
+    libc.malloc(5000)
+    met.wait()
+
+threads = [threading.Thread(target=allocate) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+written = ctypes.c_void_p(libc.fopen(sys.argv[1].encode(), b"w"))
+libc.malloc_info(0, written)
+libc.fclose(written)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_info"), reason="needs glibc")
+@pytest.mark.parametrize("wanted, heaps", [(None, 2), ("4", 4)])
+def test_threads_share_heaps(tmp_path, wanted, heaps):
+    """By the C library's own count; what the user has set stays."""
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    environment |= {"MALLOC_ARENA_MAX": wanted} if wanted else {}
+    command = [sys.executable, "-c", ALLOCATING, str(tmp_path / "heaps.xml")]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert (tmp_path / "heaps.xml").read_text().count("<heap nr=") == heaps

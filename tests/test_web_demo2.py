@@ -243,3 +243,30 @@ def test_errors_are_shown_and_the_chat_goes_on(visit):
     expect(person.page.get_by_test_id("stAlert")).to_have_text(TEXTS["en"]["too_large"])
     person.ask("again")
     person.shows("again", "answer 0 to again")
+
+
+@pytest.mark.parametrize("scheme, width", [("light", 1280), ("dark", 390)])
+@pytest.mark.long
+def test_axe_finds_nothing_serious(visit, scheme, width):
+    """In an empty view, and with an answer of every kind of text and the settings open.
+
+    Left out are the colours of code: they are Streamlit's own, and no setting reaches them.
+    """
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    person = visit(color_scheme=scheme, viewport={"width": width, "height": 780}, reduced_motion="reduce")
+
+    def violations() -> list[str]:
+        person.page.wait_for_function("document.getAnimations().every(each => each.playState === 'finished')")
+        found = axe.run(person.page, context={"exclude": [["pre .token"]]}).response["violations"]
+        serious = [rule for rule in found if rule["impact"] in ("serious", "critical")]
+        return [f"{rule['id']}: {node['html'][:200]}" for rule in serious for node in rule["nodes"]]
+
+    assert violations() == []
+    person.ask("markdown")
+    expect(person.page.get_by_test_id("stChatMessageContent").locator("strong")).to_be_visible()
+    if width < 800:
+        person.page.get_by_test_id("stExpandSidebarButton").click()
+    expect(person.page.locator("[data-test-script-state=notRunning]")).to_be_visible()  # it greys what it draws anew
+    person.page.get_by_text(TEXTS["en"]["more"], exact=True).click()
+    expect(person.page.get_by_text(TEXTS["en"]["min_p"])).to_be_visible()
+    assert violations() == []

@@ -8,7 +8,9 @@ histories of a megabyte, do not read what they asked for, and keep connections i
 ended by SIGTERM under load and started again; with --log-bytes its log meets a full disk after so many.
 Greedy answers are compared with those that the prompts got alone before; what a client reads before it leaves must be
 how its own answer begins. The exit status is 1 if there was a 5xx other than 503 and 504, an answer lost or mixed up,
-memory or file descriptors that grew from minute 2 to the end, or a place not free at the end.
+memory or file descriptors that grew from minute 2 to the end, memory that did not come back within 20 % of what the
+server took before, or a place not free at the end. Prompts that may be asked again get 32 MiB, so that the place is
+full by minute 2.
 """
 
 from __future__ import annotations
@@ -50,6 +52,9 @@ GARBAGE = [
 ]
 PATHS = ("/", "/stream", CHAT, "/v1/completions", "/v1/embeddings", "/nowhere")
 LEVEL_SECONDS = 240.0  # a run of so many seconds is judged by its memory from minute 2 on
+IDLE_SECONDS = 5.0  # after the last request, until the memory should have come back
+COMES_BACK = 1.2  # within so many times what the server took before
+FLAGS = ["--prompt-cache-mb", "32"]
 SHORT_GROWTH = 512  # MiB that a shorter run may add: the allocator takes one to two minutes to level off
 QUESTIONS = ("你好", "{} + 4 = ?", "第{}天的天气怎么样？", "hello, number {}", "请介绍一下{}号", "{}", "a {} b")
 
@@ -277,7 +282,7 @@ async def soak(server: ServerUnderTest, arguments: argparse.Namespace) -> list[s
     async with httpx.AsyncClient(base_url=address, timeout=300, limits=limits, trust_env=False) as http:
         clients = Clients(http, arguments.tokens, arguments.seed)
         await clients.learn(arguments.questions)
-        start = time.monotonic()
+        before, start = server.watched.memory_info().rss, time.monotonic()
         end, memory, files = start + arguments.seconds, [], []
 
         async def watch_memory() -> None:
@@ -305,6 +310,8 @@ async def soak(server: ServerUnderTest, arguments: argparse.Namespace) -> list[s
                 break
             await asyncio.sleep(0.05)
         counted = (await http.get("/metrics")).text
+    await asyncio.sleep(IDLE_SECONDS)
+    afterwards = server.watched.memory_info().rss
     wrong, failures = clients.wrong, server_errors(counted)
     if health["running"] != 0 or health["waiting"] != 0:
         wrong.append(f"places are not free at the end: {health}")
@@ -317,6 +324,8 @@ async def soak(server: ServerUnderTest, arguments: argparse.Namespace) -> list[s
     most = arguments.growth if long else max(arguments.growth, SHORT_GROWTH)
     if growth > most:
         wrong.append(f"memory grew by {growth:.0f} MiB (at most {most:g})")
+    if long and afterwards > COMES_BACK * before:
+        wrong.append(f"memory was {before >> 20} MiB, and {afterwards >> 20} MiB after {IDLE_SECONDS:g} s without work")
     early_files = [count for moment, count in files if warm <= moment <= warm + arguments.seconds / 10]
     late_files = [count for _, count in files[-max(1, len(files) // 10) :]]
     if max(late_files) > max(early_files or late_files) + arguments.clients:
@@ -328,6 +337,7 @@ async def soak(server: ServerUnderTest, arguments: argparse.Namespace) -> list[s
     print(f"| statuses | {', '.join(f'{count} × {status}' for status, count in sorted(clients.statuses.items()))} |")
     print(f"| 5xx by the server's count | {failures or 'none'} |")
     print(f"| memory at {warm:.0f} s and at the end, MiB | {max(early or late) >> 20}, {max(late) >> 20} |")
+    print(f"| memory before, and {IDLE_SECONDS:g} s after, MiB | {before >> 20}, {afterwards >> 20} |")
     print(f"| file descriptors then | {max(early_files or late_files)}, {max(late_files)} |")
     print(f"| /health, median, 99 %, longest, ms | {', '.join(f'{value:.0f}' for value in health_times)} |")
     print(f"| restarts under load | {arguments.restarts} |")
@@ -363,7 +373,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--log-bytes", type=int, default=0, help="of log that fit on the disk; 0 for any (0)")
     parser.add_argument("--seed", type=int, default=0, help="of the clients' choices (0)")
     arguments = parser.parse_args(words)
-    server = ServerUnderTest(["--model", arguments.model] if arguments.model else [], arguments.log_bytes)
+    model = ["--model", arguments.model] if arguments.model else []
+    server = ServerUnderTest([*FLAGS, *model], arguments.log_bytes)
     try:
         wrong = asyncio.run(soak(server, arguments))
         wrong += server.stop()
