@@ -36,9 +36,7 @@ class OllamaMessage(Message):
 class OllamaRequest(OpenRequest):
     """A dialogue, or one question; a stream unless it is refused."""
 
-    model_config = ConfigDict(
-        strict=True, json_schema_extra={"examples": [{"model": "chatglm-6b", "prompt": "你好", "stream": False}]}
-    )
+    model_config = ConfigDict(strict=True, json_schema_extra={"examples": [{"model": "chatglm-6b", "prompt": "你好"}]})
     model: Annotated[str, AfterValidator(lambda name: name.removesuffix(":latest"))]
     messages: Annotated[list[OllamaMessage], Field(max_length=4096, fail_fast=True)] | None = None
     prompt: str | None = None
@@ -118,7 +116,6 @@ class OllamaWriter:
 def add_ollama_routes(app: FastAPI, service: Service) -> None:
     """Add Ollama's routes."""
     size = service.engine.model.get_memory_footprint()
-    info = {"general.architecture": "chatglm", "chatglm.context_length": service.limit}
     details = {"format": "safetensors", "family": "chatglm", "families": ["chatglm"]}
 
     def card(name: str) -> dict[str, Any]:
@@ -144,6 +141,7 @@ def add_ollama_routes(app: FastAPI, service: Service) -> None:
     async def show(body: OllamaRequest) -> dict[str, Any]:
         """Describe the model."""
         service.check_model(body)
+        info = {"general.architecture": "chatglm", "chatglm.context_length": service.limit}
         return {"details": details, "model_info": info, "capabilities": ["completion", "tools"], "template": ""}
 
     @app.get("/api/version", tags=["Ollama"])
