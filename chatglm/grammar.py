@@ -333,7 +333,7 @@ def response_grammar(tokenizer: ChatGLMTokenizer, response_format: Mapping[str, 
     if kind == "json_schema":
         given = response_format.get("json_schema")
         schema = given.get("schema") if isinstance(given, Mapping) else None
-        if not isinstance(schema, Mapping):
+        if not isinstance(schema, dict):
             raise GrammarError("response_format.json_schema.schema must be a JSON schema, an object")
         return compile_json(tokenizer, checked_schema(schema), given.get("strict") is True)
     if kind == "regex":
@@ -381,9 +381,13 @@ def checked_schema(schema: Mapping[str, Any]) -> str:
         GrammarError: it is too large or too deep, or has an expression that is.
     """
     level: list[Any] = [schema]
+    values = 0
     for _ in range(DEEPEST_FORM):
+        values += len(level)
+        if 2 * values > LARGEST_FORM:  # each is a character at least, with another one behind it
+            raise too_large("the schema")
         for node in level:
-            if not isinstance(node, Mapping):
+            if not isinstance(node, dict):
                 continue
             if isinstance(node.get("pattern"), str):
                 checked_expression(node["pattern"], "a pattern of the schema")
@@ -393,8 +397,8 @@ def checked_schema(schema: Mapping[str, Any]) -> str:
         level = [
             child
             for node in level
-            if isinstance(node, Mapping | list)
-            for child in (node.values() if isinstance(node, Mapping) else node)
+            if isinstance(node, (dict, list))
+            for child in (node.values() if isinstance(node, dict) else node)
         ]
         if not level:
             break
@@ -440,8 +444,12 @@ def checked_choice(texts: Any) -> tuple[str, ...]:
 
 def checked_size(text: str, name: str) -> str:
     if len(text.encode("utf-8", "surrogatepass")) > LARGEST_FORM:
-        raise GrammarError(f"{name} may have {LARGEST_FORM} bytes")
+        raise too_large(name)
     return text
+
+
+def too_large(name: str) -> GrammarError:
+    return GrammarError(f"{name} may have {LARGEST_FORM} bytes")
 
 
 def clip(value: Any) -> str:

@@ -25,7 +25,7 @@ from engine import Answer, TokenProbability
 DONE = "data: [DONE]\n\n"
 MOST_FIELDS = 200
 FUNCTION_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
-LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}  # JSON escapes the others by itself
+LINE_ENDS = {end: f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}  # JSON escapes the others by itself
 
 
 class ApiError(Exception):
@@ -514,7 +514,10 @@ def to_rounds(
 
 def one_line(data: Any) -> str:
     """Return JSON in one line, whatever a client takes for the end of one (`str.splitlines` has ten)."""
-    return json.dumps(data, ensure_ascii=False).translate(LINE_ENDS)
+    text = json.dumps(data, ensure_ascii=False)
+    for end, escaped in LINE_ENDS.items():  # `str.translate` takes 134 ms for 900,000 Chinese characters, this 0.4
+        text = text.replace(end, escaped)
+    return text
 
 
 def event(data: dict[str, Any]) -> str:

@@ -114,6 +114,7 @@ HOPELESS = [
     (json_format({"type": "array", "uniqueItems": True}), "uniqueItems"),
     (json_format({"type": "array", "minItems": 10**9}), "minItems may be 1024, got 1000000000"),
     (json_format({"enum": ["x" * 40_000]}), "may have 32768 bytes"),
+    (json_format({"enum": [0] * 20_000}), "may have 32768 bytes"),
     ({"type": "regex", "regex": "("}, "regex parse error"),
     ({"type": "regex", "regex": "(" * 10_000 + ")" * 10_000}, "groups inside one another"),
     ({"type": "regex", "regex": "a{1000000}"}, "may repeat its parts 1000 times"),
