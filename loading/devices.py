@@ -167,7 +167,7 @@ def _of_glibc(name: str):
 
 
 def keep_memory_together() -> None:
-    """Have threads share two heaps of the C library, unless MALLOC_ARENA_MAX says how many; call it before there are any.
+    """Have threads share two heaps of the C library, unless MALLOC_ARENA_MAX says how many; call it before any is made.
 
     Each thread has one of its own else, up to eight a core, and what is free in one is of no use to the others.
     """

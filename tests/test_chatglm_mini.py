@@ -45,6 +45,7 @@ def test_draw_dialogues_differs_between_steps_and_seeds() -> None:
     assert len({tuple(dialogue.turns for dialogue in draw) for draw in draws}) == 3
 
 
+@pytest.mark.long
 def test_corpus_never_asks_an_evaluated_question() -> None:
     trained = {dialogue.turns for step in range(200) for dialogue in draw_dialogues(0, step, 96)}
     evaluated = {dialogue.turns for skill in all_skills().values() for dialogue in unseen_dialogues(skill, 100, 1)}
@@ -168,6 +169,7 @@ def test_checkpoint_fits_its_budget() -> None:
 
 
 @embedded
+@pytest.mark.long
 def test_checkpoint_answers_unseen_cases() -> None:
     """A sample of the published evaluation: 4 unseen cases per skill, other cases than the table's."""
     results = evaluate(CHECKPOINT, cases=4, seed=20)

@@ -333,7 +333,7 @@ needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="needs pseud
 
 
 @needs_terminal
-@pytest.mark.parametrize("locale", [{"LC_ALL": "C.UTF-8"}, {"LC_ALL": "C"}])
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C.UTF-8"}, pytest.param({"LC_ALL": "C"}, marks=pytest.mark.long)])
 def test_terminal_edits_wide_characters_and_recalls_questions(terminal, locale):
     pytest.importorskip("readline", reason="line editing needs readline")
     screen = terminal(f"[{HISTORY}, '二', {HISTORY}, {HISTORY}, {HISTORY}]", **locale)
