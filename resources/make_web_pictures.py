@@ -159,7 +159,8 @@ def main() -> None:
             for language, folder in (("zh", "examples"), ("en", "examples/en")):
                 for name, item in EXAMPLES[language].items():
                     questions = (item.question, *FURTHER[language].get(name, ()))
-                    chats[f"{folder}/{name}.png"] = language, questions
+                    if (language, name) != ("en", "e-mail"):
+                        chats[f"{folder}/{name}.png"] = language, questions
             for file, (language, questions) in chats.items():
                 page = open_page(WIDTH, HEIGHT, SCALE, language)
                 for question in questions:
