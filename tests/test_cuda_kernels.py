@@ -768,6 +768,7 @@ def test_available_warns_once_and_says_why(pretended_gpu, monkeypatch, caplog, c
     assert "\n" not in record.getMessage()
 
 
+@pytest.mark.long
 def test_importing_and_asking_without_a_gpu_imports_no_cuda_package():
     code = """
 import sys, torch._dynamo  # PyTorch's CUDA build imports triton here by itself

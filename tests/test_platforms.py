@@ -47,6 +47,7 @@ def test_quantised_layers_on_other_devices_take_pytorch_operations_only(bits):
         plan = AttentionPlan(split=0, context=6)
 
 
+@pytest.mark.long
 def test_nothing_of_cuda_is_imported_without_it():
     """cpm_kernels raises at import on macOS: loading and quantising a model must not ask for it."""
     code = (
