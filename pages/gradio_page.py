@@ -42,6 +42,7 @@ KEEP_SECONDS = 1.0  # between two times that a browser keeps an answer so far
 QUEUE_SECONDS = 0.25  # between two looks at a waiting person's place
 QUEUE_LOOK_SECONDS = 0.02  # between two looks at Gradio's own queue; its 1 ms keeps an idle page's processor busy
 PROGRESS_LOOK_SECONDS = 1.0  # between two looks for Gradio's progress bars, of which this page has none
+MOST_WAITING = 100  # things that browsers ask for and that are not begun yet, each of up to `guard.BODY_BYTES`
 FORMULAS = [{"left": left, "right": right, "display": left != r"\("} for left, right in (("$$", "$$"), (r"\(", r"\)"))]
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
 MONOSPACE_FONTS = ("ui-monospace", "Menlo", "Consolas", "Noto Sans Mono CJK SC", "monospace")
@@ -419,6 +420,7 @@ def launch(demo: gr.Blocks, arguments: PageArguments, **options: Any) -> str:
     if arguments.lang != "auto":
         languages = dict.fromkeys(languages, TEXTS[arguments.lang])
     user, _, password = arguments.auth.partition(":")
+    demo.queue(max_size=MOST_WAITING)
     demo._queue.sleep_when_free = QUEUE_LOOK_SECONDS
     demo._queue.progress_update_sleep_when_free = PROGRESS_LOOK_SECONDS
     _, address, _ = demo.launch(

@@ -54,7 +54,7 @@ class Guard:
 
     - A session belongs to the browser that used it first, which a cookie tells from others: Gradio itself lets
       everybody who knows a session's id read its answers, stop them, and ask in its name.
-    - The page uploads no files, so that nobody can fill the disk; larger requests than a chat needs are refused.
+    - The page takes no uploads, so that nobody can fill the disk; requests larger than a chat or a PDF are refused.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -556,6 +557,28 @@ def test_pdf_into_the_question(visit, tmp_path):
         (tmp_path / "wrong.pdf").write_bytes(data)
         person.choose("#attach", tmp_path / "wrong.pdf")
         expect(person.page.locator("#notice")).to_contain_text(TEXTS["en"][told])
+
+
+def test_what_waits_is_bounded(checkpoint, monkeypatch):
+    """Large requests by the thousand, each of which would be kept until its turn, are refused; then it goes on."""
+    released = threading.Event()
+    monkeypatch.setattr(gradio_page, "pdf_text", lambda data: str(released.wait(60)))
+    monkeypatch.setattr(gradio_page, "MOST_WAITING", 3)
+    site = Site(checkpoint, {}, {})
+    try:
+        (number,) = [number for number, function in site.demo.fns.items() if function.name == "read_pdf"]
+
+        def ask() -> int:
+            body = {"data": [{"data": "data:,"}], "fn_index": number, "session_hash": "waiting"}
+            return client(site.address).post("/gradio_api/queue/join", json=body).status_code
+
+        statuses = [ask() for _ in range(20)]
+        assert statuses[0] == 200 and statuses[-1] == 503 and statuses.count(200) <= gradio_page.AT_ONCE + 3
+        released.set()
+        wait_until(lambda: ask() == 200)
+    finally:
+        released.set()
+        site.close()
 
 
 def test_export_as_markdown(visit, tmp_path):
