@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import os
 import re
 import signal
@@ -253,6 +254,9 @@ def test_axe_finds_nothing_serious(visit, scheme, width):
     Left out are the colours of code: they are Streamlit's own, and no setting reaches them.
     """
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python").Axe()
+    version = importlib.metadata.version("streamlit")
+    if tuple(map(int, version.split(".")[:2])) < (1, 67):
+        pytest.skip(f"Streamlit {version} may have faults of its own, as 1.51 has: looked at from 1.67 on")
     person = visit(color_scheme=scheme, viewport={"width": width, "height": 780}, reduced_motion="reduce")
 
     def violations() -> list[str]:
