@@ -240,6 +240,7 @@ def test_import_changes_nothing_for_other_models():
     assert type(AutoModel.from_config(config)) is transformers.GPT2Model
 
 
+@pytest.mark.long
 def test_package_imports_nothing_of_the_project():
     code = "import sys; sys.path.insert(0, sys.argv[1]); import chatglm; print(*sys.modules)"
     modules = subprocess.run(

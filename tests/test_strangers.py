@@ -201,6 +201,7 @@ def test_openai_agents(address, greeting, route):
     asyncio.run(run())
 
 
+@pytest.mark.long
 def test_anthropic(address, greeting):
     anthropic = pytest.importorskip("anthropic", reason="the anthropic package is not installed")
     tools = [{"name": "weather", "description": TOOL["description"], "input_schema": PARAMETERS}]

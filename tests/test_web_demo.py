@@ -271,6 +271,7 @@ def test_sliders_take_effect(visit, site):
     assert request.max_tokens == 300 - len(request.prompt_ids)
 
 
+@pytest.mark.long
 def test_save_and_load(visit, site, tmp_path):
     person = visit()
     person.ask("*kept*")
@@ -674,6 +675,7 @@ def test_errors_are_shown_and_the_chat_goes_on(visit, site):
 # Several people
 
 
+@pytest.mark.long
 def test_browsers_do_not_mix_and_a_reload_keeps_the_chat(visit):
     one, other = visit(), visit()
     one.ask("from one")
@@ -687,6 +689,7 @@ def test_browsers_do_not_mix_and_a_reload_keeps_the_chat(visit):
     other.shows("from other", "answer 0 to from other")
 
 
+@pytest.mark.long
 def test_session_of_another_browser_can_neither_be_read_nor_changed(visit, site):
     """Whoever knows the session that Gradio gave a page: its answer goes on, and its chat is as it was."""
     person, sessions = visit(), set()
@@ -766,6 +769,7 @@ def test_axe_finds_nothing(visit, scheme, width):
         person.page.locator(f"#{bar} .toggle-button").click()
 
 
+@pytest.mark.long
 def test_box_and_newest_answer_stay_in_the_window(visit, site):
     """After ten rounds, without a scroll bar on the page itself; an answer is followed until its reader scrolls up."""
     person = visit(viewport={"width": 1280, "height": 720})

@@ -236,6 +236,7 @@ def test_html_stays_text_and_nothing_is_fetched_from_other_computers(visit, prog
     assert [url for url in person.asked if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", url)] == []
 
 
+@pytest.mark.long
 def test_errors_are_shown_and_the_chat_goes_on(visit):
     person = visit()
     person.ask("many words " * 3000)
