@@ -253,7 +253,7 @@ def test_role_frame_comes_while_the_request_waits(servers):
         next(lines)
         with server.http.stream("POST", CHAT, json={"messages": USER, "stream": True}) as second:
             assert "assistant" in next(second.iter_lines())
-            assert server.engine.queue_length == 1
+            wait_until(lambda: server.engine.queue_length == 1)  # the first one has begun, this one waits
 
 
 # OpenAI's routes
