@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import subprocess
 import sys
 import unicodedata
@@ -54,6 +55,7 @@ def main() -> int:
     if sys.platform != "win32":
         import resource
 
+        os.nice(19)  # answers come first
         with contextlib.suppress(ValueError, OSError):  # macOS sets no such limit
             resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     left = MOST_CHARACTERS

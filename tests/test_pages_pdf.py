@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 
 import pytest
@@ -56,10 +55,8 @@ def test_text_of_the_pages_in_their_order(packed):
     ids=["empty", "head", "nested", "zeros", "no pages", "no text", "cut off", "circle"],
 )
 def test_what_has_no_text_is_refused(data):
-    begun = time.monotonic()
     with pytest.raises(UnreadablePDFError):
         pdf_text(data)
-    assert time.monotonic() - begun < 3 * pdf.SECONDS  # no hang: the reader is ended
 
 
 def test_time_and_size_are_bounded(monkeypatch):
