@@ -460,6 +460,7 @@
         name(box(), texts.question);
         const observer = new MutationObserver(() => requestAnimationFrame(decorate));
         for (const place of ["#chat", "#ask"]) observer.observe(find(place), { childList: true, subtree: true });
+        new ResizeObserver(decorate).observe(find("#chat")); // it shrinks as the question grows
         drawList();
         decorate();
     }

@@ -785,6 +785,10 @@ def test_box_and_newest_answer_stay_in_the_window(visit, site):
         assert person.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     log, site.engine.seconds = person.page.locator("#chat [role=log]"), 0.005
     log.evaluate("log => log.scrollTo(0, log.scrollHeight)")
+    before = log.evaluate("log => log.clientHeight")
+    person.box.fill("line\n" * 4)  # the box grows and takes room of the answers
+    wait_until(lambda: log.evaluate("log => log.clientHeight") < before)
+    wait_until(lambda: log.evaluate("log => log.scrollHeight - log.scrollTop - log.clientHeight") < 5)
     person.ask("long")
     expect(person.page.locator("#chat .bot .md").last).to_contain_text("abcdefghij " * 10)
     wait_until(lambda: log.evaluate("log => log.scrollHeight - log.scrollTop - log.clientHeight") < 150)
