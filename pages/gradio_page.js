@@ -263,6 +263,7 @@
     /** Put versions and counts below the answers, and names on the box's button. */
     function decorate() {
         const log = find("#chat [role=log]");
+        if (!log) return; // an observer's last word, of a page that is being left
         if (follows) log.scrollTop = log.scrollHeight;
         name(find("#question .submit-button"), texts.send);
         name(find("#question .stop-button"), texts.stop);
