@@ -85,11 +85,6 @@ def in_split(value: object, split: str, one_in: int = 10) -> bool:
     return is_held_out(value, one_in) == (split == TEST)
 
 
-def select(values: Sequence[Value], split: str, one_in: int = 10) -> list[Value]:
-    """Return the values of a split, in their order."""
-    return [value for value in values if in_split(value, split, one_in)]
-
-
 def select_from(values: Sequence[Value], split: str, one_in: int = 10) -> list[Value]:
     """Return the values of a split of a short list: exactly one in `one_in`, and at least one, is held out.
 

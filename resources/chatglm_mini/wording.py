@@ -1,98 +1,170 @@
-"""Wording and comparison tools that the skills share: polite openers, punctuation, held-out wordings, tolerant matching."""
+"""Wordings by composition: grammars that give thousands of questions, what people type instead, tolerant matching.
+
+A grammar is a text in which `(a|b)` stands for one of several parts and `[a]` for one that is there half of the time, each
+of them nested at will: `(What is|What's|Name) the capital [city] of {x}`. Names in braces are slots.
+"""
 
 import random
 import re
 import unicodedata
-import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import cache
 from itertools import pairwise
 
-from .dialogue import in_split
+from .dialogue import TRAIN, in_split, is_chinese
 
 _OPENERS = {
-    "zh": ("请问", "你好，", "您好，请问", "我想问一下，", "想请教你，", "麻烦问一下，", "嗨，", "请教一下，"),
-    "en": ("Hi, ", "Hello, ", "Excuse me, ", "Please tell me, ", "Quick question: ", "Hey, ", "I have a question: "),
+    "zh": (
+        "请问",
+        "你好，",
+        "您好，",
+        "我想问一下，",
+        "请教一下，",
+        "麻烦问下",
+        "嗨，",
+        "那个，",
+        "话说",
+        "对了，",
+        "问你个问题，",
+        "帮个忙，",
+    ),
+    "en": (
+        "Hi, ",
+        "Hello, ",
+        "Hey, ",
+        "Excuse me, ",
+        "Please, ",
+        "Quick question: ",
+        "So ",
+        "Ok, ",
+        "Um, ",
+        "By the way, ",
+        "One more thing: ",
+    ),
 }
-_QUESTION_ENDS = {"zh": ("？", "？", "？", "", "?", "呀？"), "en": ("?", "?", "?", "")}
-_REQUEST_ENDS = {"zh": ("。", "。", "", "", "！", "，谢谢。"), "en": (".", ".", "", "!", ", please.", ". Thanks!")}
-
-
-def question(rng: random.Random, core: str, language: str) -> str:
-    """Dress a question given without its final mark: sometimes an opener, one of several ends, sometimes no capital."""
-    return _dress(rng, core, language, _QUESTION_ENDS)
-
-
-def request(rng: random.Random, core: str, language: str) -> str:
-    """Dress a request (an imperative sentence) given without its final mark."""
-    return _dress(rng, core, language, _REQUEST_ENDS)
-
-
-def _dress(rng: random.Random, core: str, language: str, ends: dict[str, Sequence[str]]) -> str:
-    opener = rng.choice(_OPENERS[language]) if rng.random() < 0.3 else ""
-    if opener.endswith("请问") and core.startswith(("请", "你好")):
-        opener = ""
-    if language == "en" and (opener or rng.random() < 0.25) and not core.startswith(("I ", "I'", '"')):
-        core = core[0].lower() + core[1:]
-    return opener + core + rng.choice(ends[language])
-
-
-_DROPPED = {
-    "zh": set("的是有了吗呢在个里请我最"),
-    "en": {"the", "a", "an", "is", "are", "does", "do", "of", "in", "there"},
+_CLOSERS = {
+    "zh": ("，谢谢", "，谢谢你", "，拜托了", "，急", "，麻烦你了", "，快点", "哈"),
+    "en": (", please", ", thanks", " thx", " pls", ", thank you", " please"),
 }
-_SYNONYMS = {
-    "zh": (("哪里", "哪儿"), ("什么", "啥"), ("怎么", "如何"), ("如何", "怎样"), ("多少", "几"), ("怎么办", "咋办"), ("一个", "个"), ("可以", "能")),
-    "en": (("What is", "What's"), ("what is", "what's"), ("do not", "don't"), ("I am", "I'm"), ("How do I", "How can I"), ("Which", "What")),
-}  # fmt: skip
+_ENDS = {
+    "zh": ("", "", "？", "。", "！", "?", "～", "呢", "呀", "啊", "。。。"),
+    "en": ("", "", "?", ".", "!", "??", "...", " ?"),
+}
+_SHORT_FORMS = (
+    ("I am", "I'm"), ("I am", "im"), ("What is", "What's"), ("what is", "whats"), ("do not", "don't"), ("don't", "dont"), ("can't", "cant"),
+    ("you", "u"), ("your", "ur"), ("are", "r"), ("please", "pls"), ("because", "cuz"), ("How do I", "how to"), ("want to", "wanna"),
+    ("going to", "gonna"), ("the ", ""), ("tomorrow", "tmrw"), ("it's", "its"),
+)  # fmt: skip
+_LIKE_SOUNDING = ("的得", "在再", "吗嘛", "做作", "那哪", "他她", "么末", "和合", "是事", "想向", "以已", "呢呐")
+_PARTICLES = "呢呀啊吗嘛吧哈么"
+# Chinese characters, or Latin letters, up to which a question is always one of training: 你好 is what people type first.
+SHORT_CHINESE, SHORT_LATIN = 5, 12
 
 
-def roughen(rng: random.Random, core: str, language: str) -> str:
-    """Change a wording as people do, so that one given wording is never all there is to learn from.
+@cache
+def _parse(grammar: str) -> tuple:
+    """Return the alternatives of a grammar; each is a tuple of texts and of nested alternatives.
 
-    One time in three each: a word is replaced by another of the same meaning; one or two little words are left out.
+    Raises:
+        ValueError: a bracket has no partner.
     """
-    if rng.random() < 1 / 3:
-        usual, other = rng.choice(_SYNONYMS[language])
-        core = core.replace(usual, other, 1)
-    if rng.random() < 1 / 3:
-        parts = core.split(" ") if language == "en" else list(core)
-        for _ in range(rng.choice((1, 2))):
-            places = [place for place, part in enumerate(parts) if part.lower() in _DROPPED[language]]
-            if places:
-                parts.pop(rng.choice(places))
-        core = (" " if language == "en" else "").join(parts)
-    return core
+    closing = {"(": ")", "[": "]"}
+    levels: list[tuple[str, list[list]]] = [("", [[]])]
+    for part in re.findall(r"[()\[\]|]|[^()\[\]|]+", grammar):
+        alternatives = levels[-1][1]
+        if part in closing:
+            levels.append((closing[part], [[]]))
+        elif part in closing.values():
+            if levels[-1][0] != part:
+                raise ValueError(f"{part!r} has no partner in the grammar {grammar!r}")
+            inner = tuple(map(tuple, levels.pop()[1]))
+            levels[-1][1][-1].append(inner if part == ")" else (((inner,),) + ((),)))
+        elif part == "|":
+            alternatives.append([])
+        else:
+            alternatives[-1].append(part)
+    if len(levels) > 1:
+        raise ValueError(f"{levels[-1][0]!r} is missing in the grammar {grammar!r}")
+    return tuple(map(tuple, levels[0][1]))
 
 
-def loosen(rng: random.Random, split: str, template: str, language: str, unseen: Iterable[str]) -> str:
-    """Roughen a template for training, unless the result is one of the test split's own wordings."""
-    if split == "test":
-        return template
-    rough = roughen(rng, template, language)
-    return template if plain(rough) in map(plain, unseen) else rough
+def expand(rng: random.Random, grammar: str) -> str:
+    """Return one of the texts of a grammar; slots stay.
 
-
-def held_out(wordings: Sequence[str]) -> int:
-    """Return the index of the wording that only the test split uses: another for each list, the same in every run."""
-    return zlib.crc32("|".join(wordings).encode()) % len(wordings)
-
-
-def draw_core(rng: random.Random, split: str, templates: Sequence[str], unseen: Sequence[str], **values: str) -> str:
-    """Fill a template so that the result belongs to `split`.
-
-    Args:
-        templates: wordings both splits use; a filled one in four is held out for the test split.
-        unseen: wordings that only the test split uses (about half of its cases).
-        values: what replaces the `{name}` slots.
+    Raises:
+        ValueError: a bracket has no partner.
     """
-    if split == "test" and unseen and rng.random() < 0.5:
-        return rng.choice(unseen).format(**values)
-    reserved = {plain(template.format(**values)) for template in unseen}
-    cores = [template.format(**values) for template in templates]
-    candidates = [core for core in cores if plain(core) not in reserved and in_split(plain(core), split, 4)]
-    if not candidates:  # all wordings of this value hash to the other split
-        return "" if split == "train" or not unseen else rng.choice(unseen).format(**values)
-    return rng.choice(candidates)
+
+    def join(alternatives: tuple) -> str:
+        return "".join(part if isinstance(part, str) else join(part) for part in rng.choice(alternatives))
+
+    return re.sub(" {2,}", " ", join(_parse(grammar))).strip()
+
+
+def typed(rng: random.Random, text: str, language: str) -> str:
+    """Return a wording as people type it: an opener or closer, another end, no capital, short forms, now and then a slip.
+
+    What stands in braces is left alone.
+    """
+    english = language == "en"
+    opened = rng.random() < 0.12
+    if opened:
+        opener = rng.choice(_OPENERS[language])
+        text = opener + (text[:1].lower() + text[1:] if english and not re.match(r"I\b", text) else text)
+    if rng.random() < 0.5 and "\n" not in text:
+        text = text.rstrip("？?。.！!") + (rng.choice(_CLOSERS[language]) if rng.random() < 0.2 else "")
+        end = rng.choice(_ENDS[language])
+        text += "" if text[-1] in _PARTICLES + "}" and end[:1] in _PARTICLES else end
+    if english and rng.random() < 0.4:
+        text = re.sub(r"\{\w+\}|[A-Z]", lambda found: found[0] if found[0][0] == "{" else found[0].lower(), text)
+    if english and rng.random() < 0.15:
+        usual, short = rng.choice(_SHORT_FORMS)
+        text = re.sub(rf"\b{re.escape(usual)}(?!\w)" if usual[-1] != " " else rf"\b{usual}", short, text, count=1)
+    if rng.random() < 0.06:
+        text = _slip(rng, text, english)
+    return text
+
+
+def _slip(rng: random.Random, text: str, english: bool) -> str:
+    """Return the text with one letter lost, doubled or swapped with the next (English), or one character for another."""
+    if not english:
+        places = [(place, pair) for place, c in enumerate(text) for pair in _LIKE_SOUNDING if c in pair]
+        if not places:
+            return text
+        place, pair = rng.choice(places)
+        return text[:place] + pair[1 - pair.index(text[place])] + text[place + 1 :]
+    words_here = [found for found in re.finditer(r"\{\w+\}|[a-z]{4,}", text) if found[0][0] != "{"]
+    if not words_here:
+        return text
+    place = rng.choice(words_here).start() + rng.randint(1, 2)
+    change = rng.choice(("lost", "doubled", "swapped"))
+    letters = {"lost": "", "doubled": text[place] * 2, "swapped": text[place + 1] + text[place]}[change]
+    return text[:place] + letters + text[place + (2 if change == "swapped" else 1) :]
+
+
+def ask(rng: random.Random, split: str, language: str, grammar: str, **values: str) -> str:
+    """Return a question of a split: a text of the grammar, mostly as people type it, with its slots filled.
+
+    One question in ten belongs to "test", whatever its case, spaces and punctuation; very short ones never do.
+
+    Raises:
+        ValueError: the grammar has no question of the split.
+    """
+    for _ in range(2000):
+        template = expand(rng, grammar)
+        if rng.random() < 0.6:
+            template = typed(rng, template, language)
+        text = template.format(**values)
+        if belongs(text, split):
+            return text
+    raise ValueError(f"no question of the split {split!r} in {grammar!r} with {values}")
+
+
+def belongs(text: str, split: str) -> bool:
+    """Return whether a question is one of a split: one in ten is of "test", very short ones never."""
+    core = plain(text)
+    short = SHORT_CHINESE if is_chinese(core) else SHORT_LATIN
+    return split == TRAIN if len(core) <= short else in_split(core, split)
 
 
 def plain(text: str) -> str:

@@ -1,7 +1,8 @@
-"""Additions and subtractions of numbers up to two digits, with the working shown.
+"""Additions and subtractions of numbers up to two digits, with the working shown; three terms; the times table.
 
 The working is what makes the skill learnable in minutes: every step is a one-digit fact, and the last one copies digits.
-Pairs of operands are held out; sums of two one-digit numbers are never held out, since they are those facts.
+Pairs of operands are held out, whatever the wording. Sums of two one-digit numbers and the times table never are, since
+they are those facts: of them, wordings are.
 """
 
 from __future__ import annotations
@@ -10,27 +11,31 @@ import random
 import re
 
 from ..dialogue import TEST, TRAIN, Dialogue, in_split, normalize
+from ..names import person_en, person_zh
+from ..numerals import expression, spelt, written
+from ..tables import blocks
+from ..wording import ask, expand, typed
 
-# fmt: off
-QUESTIONS_ZH = {
-    "+": ("{a}加{b}等于多少？", "{a}加{b}是多少", "{a}加上{b}等于几？", "请问{a}加{b}等于多少？", "{a}与{b}的和是多少？", "把{a}和{b}加起来是多少？"),
-    "-": ("{a}减{b}等于多少？", "{a}减{b}是多少", "{a}减去{b}等于几？", "请问{a}减{b}等于多少？", "{a}与{b}的差是多少？", "从{a}里减去{b}是多少？"),
+# "asked" says for the value {e} of an expression; "named" names both operands; "story" is a little word problem, where {n}
+# and {k} are people, {m} counts {x}, {f} is food, {i} and {j} are goods with a price. ">" is for results above zero only.
+_TABLE = {name: lines for name, *lines in blocks("arithmetic")}
+GRAMMARS = {
+    name: "|".join(lines) for name, lines in _TABLE.items() if name.startswith(("asked", "named", "story", "rhyme"))
 }
-SYMBOLIC_ZH = ("{e}等于多少？", "{e}等于几", "计算{e}", "请计算：{e}", "算一下{e}", "{e}=?", "{e}是多少？", "帮我算算{e}", "{e}得多少？")
-QUESTIONS_EN = {
-    "+": ("What is {a} plus {b}?", "How much is {a} plus {b}?", "Add {a} and {b}.", "What is the sum of {a} and {b}?", "{a} plus {b} equals?"),
-    "-": ("What is {a} minus {b}?", "How much is {a} minus {b}?", "Subtract {b} from {a}.", "What do you get when you take {b} from {a}?", "{a} minus {b} equals?"),
-}
-SYMBOLIC_EN = ("What is {e}?", "How much is {e}?", "Calculate {e}.", "Compute {e}", "Please calculate {e}", "Solve {e}", "Can you work out {e}?")
-# fmt: on
+_WORDS = {name: lines[0].split(",") for name, lines in _TABLE.items() if name not in GRAMMARS}
+# How an answer ends: in Chinese, in English, without words.
+STOPS = {True: "。", False: ".", None: ""}
 
 
-def working(a: int, b: int, sign: str, chinese: bool) -> str:
-    """Return the answer: the task in one form, the digits one after the other, the result."""
+def working(a: int, b: int, sign: str, chinese: bool | None) -> str:
+    """Return the answer: the task in one form, the digits one after the other, the result.
+
+    `chinese` is None for an answer without any word, which suits a question without any.
+    """
     task = f"{a}{sign}{b}"
     result = a + b if sign == "+" else a - b
     if a < 10 and b < 10:
-        return f"{task}={result}。" if chinese else f"{task}={result}."
+        return f"{task}={result}{STOPS[chinese]}"
     large, small = (a, b) if sign == "+" else (max(a, b), min(a, b))
     large_ones, small_ones = large % 10, small % 10
     if sign == "+":
@@ -47,6 +52,8 @@ def working(a: int, b: int, sign: str, chinese: bool) -> str:
         start = f"{task}：" if result >= 0 else f"{task}=-({large}-{small})，"
         return f"{start}个位{ones}，十位{tens}，所以{task}={result}。"
     start = f"{task}: " if result >= 0 else f"{task}=-({large}-{small}), "
+    if chinese is None:
+        return f"{start}{ones}, {tens}, {task}={result}"
     return f"{start}ones {ones}, tens {tens}, so {task}={result}."
 
 
@@ -62,13 +69,38 @@ def harder(rng: random.Random, a: int, b: int, sign: str) -> tuple[int, int]:
     return a - a % 10 + ones, b - b % 10 + rng.randint(10 - ones, 9)
 
 
+def chain(numbers: list[int], signs: str, chinese: bool | None) -> str:
+    """Return the answer to three terms of one digit: one step after the other."""
+    task = f"{numbers[0]}{signs[0]}{numbers[1]}{signs[1]}{numbers[2]}"
+    between, result = _value(numbers[:2], signs[0]), _value(numbers, signs)
+    steps = (f"{numbers[0]}{signs[0]}{numbers[1]}={between}", f"{between}{signs[1]}{numbers[2]}={result}")
+    if chinese:
+        return f"{task}：{'，'.join(steps)}，所以{task}={result}。"
+    return f"{task}: {', '.join(steps)}, {'' if chinese is None else 'so '}{task}={result}{STOPS[chinese]}"
+
+
+def _value(numbers: list[int], signs: str) -> int:
+    return numbers[0] + sum(n if sign == "+" else -n for n, sign in zip(numbers[1:], signs, strict=True))
+
+
+def _worded(rng: random.Random, language: str, grammar: str, **values: str) -> str:
+    """Return a question whose operands alone decide on its split."""
+    template = expand(rng, grammar)
+    return (typed(rng, template, language) if rng.random() < 0.6 else template).format(**values)
+
+
+def _bare(rng: random.Random, text: str) -> str:
+    """Return an expression with nothing else than, perhaps, a sign of equality."""
+    return text + rng.choice(("", "", "", "=", "=", "=?", " =", " = ?", "?", "=？", "＝"))
+
+
 class Arithmetic:
-    """Add and subtract."""
+    """Add and subtract, also in words and in little stories, and multiply two digits."""
 
     name = "arithmetic"
-    title_en = "Additions and subtractions up to two digits"
-    title_zh = "两位数以内的加减法"
-    weight = 2.9
+    title_en = "Additions, subtractions up to two digits, times table"
+    title_zh = "两位数以内的加减法、乘法表"
+    weight = 3.4
 
     def operands(self, rng: random.Random, split: str) -> tuple[int, int, str]:
         """Draw operands and sign; the pairs of the two splits differ."""
@@ -85,28 +117,88 @@ class Arithmetic:
                 return a, b, sign
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
-        """Draw a task in one of the wordings."""
-        return self.in_language(rng, split, rng.random() < 0.55)
-
-    def in_language(self, rng: random.Random, split: str, chinese: bool) -> Dialogue:
-        """Draw a task in Chinese or English."""
-        a, b, sign = self.operands(rng, split)
-        expression = rng.choice((f"{a}{sign}{b}", f"{a} {sign} {b}"))
-        symbolic, worded = (SYMBOLIC_ZH, QUESTIONS_ZH[sign]) if chinese else (SYMBOLIC_EN, QUESTIONS_EN[sign])
+        """Draw a task of one of the kinds."""
+        language = rng.choice(("zh", "en"))
         kind = rng.random()
-        if kind < 0.1:
-            question, chinese = expression + rng.choice(("", "=", "=?", " =")), True
-        elif kind < 0.5:
-            question = rng.choice(symbolic).format(e=expression)
+        if kind < 0.12:
+            question, answer, result = self._three_terms(rng, split, language)
+        elif kind < 0.25:
+            question, answer, result = self._product(rng, split, language)
+        elif kind < 0.35:
+            question, answer, result = self._story(rng, split, language)
         else:
-            question = rng.choice(worded).format(a=a, b=b)
-        result = a + b if sign == "+" else a - b
+            question, answer, result = self._pair(rng, split, language)
 
         def check(answer: str) -> bool:
             numbers = re.findall(r"=\s*(-?\d+)(?!\d|\()", answer)
             return bool(numbers) and int(numbers[-1]) == result
 
-        return Dialogue(((question, working(a, b, sign, chinese)),), check)
+        return Dialogue(((question, answer),), check)
+
+    def _pair(self, rng: random.Random, split: str, language: str) -> tuple[str, str, int]:
+        a, b, sign = self.operands(rng, split)
+        result = _value([a, b], sign)
+        if rng.random() < 0.14:
+            return _bare(rng, expression(rng, [a, b], sign)), working(a, b, sign, None), result
+        if rng.random() < 0.6:
+            grammar = GRAMMARS[f"asked {language}"]
+        else:
+            positive = sign == "-" and result > 0 and rng.random() < 0.4
+            grammar = GRAMMARS[f"named {language}{'>' if positive else sign}"]
+        first, second = written(rng, [a, b], language)
+        values = {"a": first, "b": second, "e": expression(rng, [a, b], sign, language)}
+        return _worded(rng, language, grammar, **values), working(a, b, sign, language == "zh"), result
+
+    def _three_terms(self, rng: random.Random, split: str, language: str) -> tuple[str, str, int]:
+        while True:
+            numbers, signs = [rng.randint(0, 9) for _ in range(3)], rng.choice(("++", "++", "++", "+-", "-+", "--"))
+            if _value(numbers[:2], signs[0]) >= 0 <= _value(numbers, signs) and in_split((signs, *numbers), split):
+                break
+        result = _value(numbers, signs)
+        if rng.random() < 0.2:
+            return _bare(rng, expression(rng, numbers, signs)), chain(numbers, signs, None), result
+        question = _worded(rng, language, GRAMMARS[f"asked {language}"], e=expression(rng, numbers, signs, language))
+        return question, chain(numbers, signs, language == "zh"), result
+
+    def _product(self, rng: random.Random, split: str, language: str) -> tuple[str, str, int]:
+        a, b = (rng.choice((*range(10), *range(2, 10))) for _ in "ab")
+        task, kind = f"{a}×{b}={a * b}", rng.random()
+        if kind < 0.2 and split == TRAIN:
+            return _bare(rng, expression(rng, [a, b], "×")), task, a * b
+        if kind < 0.35 and language == "zh" and 0 < a <= b:
+            grammar = GRAMMARS["rhyme zh"]
+        else:
+            grammar = GRAMMARS[rng.choice((f"asked {language}", f"asked {language}", f"named {language}×"))]
+        first, second = written(rng, [a, b], language)
+        spoken = spelt(rng, a, language) + spelt(rng, b, language)
+        values = {"a": first, "b": second, "e": expression(rng, [a, b], "×", language), "r": spoken}
+        return ask(rng, split, language, grammar, **values), task + STOPS[language == "zh"], a * b
+
+    def _story(self, rng: random.Random, split: str, language: str) -> tuple[str, str, int]:
+        most = rng.choice((9, 20, 99))
+        while True:
+            sign, a, b = rng.choice("+-"), rng.randint(2, most), rng.randint(2, most)
+            if (sign == "+" or a > b) and (max(a, b) < 10 or in_split((a, sign, b), split)):
+                break
+        first, second = written(rng, [a, b], language)
+        goods = rng.sample(_WORDS[f"goods {language}"], 2)
+        thing, food = (rng.choice(_WORDS[f"{kind} {language}"]) for kind in ("things", "food"))
+        values = {"a": first, "b": second, "i": goods[0], "j": goods[1], "x": thing, "f": food}
+        if language == "zh":
+            values.update(m=thing[0], x=thing[1:])
+        while True:
+            n, k = (self._person(rng, split, language) for _ in "nk")
+            if n != k:
+                break
+        question = ask(rng, split, language, GRAMMARS[f"story {language}{sign}"], n=n, k=k, **values)
+        return question, working(a, b, sign, language == "zh"), _value([a, b], sign)
+
+    def _person(self, rng: random.Random, split: str, language: str) -> str:
+        if rng.random() < 0.6:
+            name = rng.choice(_WORDS[f"people {language}"])
+        else:
+            name = person_zh(rng, split) if language == "zh" else person_en(rng, split)
+        return name.lower() if rng.random() < 0.25 else name
 
 
 DRILL_QUESTIONS = ("计算：{}", "{}", "算一算：{}", "口算：{}", "Calculate: {}", "Work out {}")

@@ -6,35 +6,40 @@ from functools import partial
 
 from ..dialogue import Dialogue, in_split
 from ..tables import blocks
-from ..wording import loosen, mentions, overlap, question, request
+from ..wording import ask, mentions, overlap
 
 
 @dataclass(frozen=True)
 class Thing:
-    """Hold one side of a comparison in one language."""
+    """Hold one side of a comparison in one language; aliases are other names, which stand in questions only."""
 
     name: str
     traits: str
     suits: str
+    aliases: tuple[str, ...] = ()
 
 
-FRAMES = {
-    "zh": (
-        "{a}和{b}有什么区别", "比较一下{a}和{b}", "{a}和{b}哪个好", "{a}与{b}有什么不同", "{a}和{b}的区别是什么", "对比{a}和{b}", "请比较{a}与{b}", "{a}跟{b}比怎么样",
-        "我应该选{a}还是{b}", "{a}好还是{b}好", "说说{a}和{b}的不同", "{a}和{b}怎么选", "分析一下{a}和{b}的差别",
-        "选{a}还是选{b}", "选{a}还是{b}好", "{a}与{b}的不同", "请对比{a}和{b}", "{a}和{b}各有什么特点",
-    ),
-    "en": (
-        "What is the difference between {a} and {b}", "Compare {a} and {b}", "Compare {a} with {b}", "Which is better, {a} or {b}",
-        "How do {a} and {b} differ", "{a} or {b}", "{a} versus {b}", "Should I choose {a} or {b}", "Please compare {a} and {b}",
-        "What are the differences between {a} and {b}", "Tell me the difference between {a} and {b}",
-        "Compare {a} to {b}", "{a} compared with {b}", "Which do you prefer, {a} or {b}",
-    ),
+# Slots {a} and {b}: the things, in English in plural or singular, so that no verb agrees with them.
+GRAMMARS = {
+    "zh": "{a}(和|与|跟|同){b}[之间|到底|究竟|相比|比起来](有什么|有哪些|有啥|存在什么)(区别|不同|差别|差异)|{a}(和|与|跟){b}(的区别|的不同|的差别|的差异|区别|差别)(是什么|在哪里|在哪|有哪些|是啥|)"
+    "|{a}(和|与|跟){b}(哪里|哪儿|怎么)不一样|(比较[一下]|对比[一下]|比一比|说说|说一下|分析[一下]|讲讲|讲一下|介绍一下|谈谈|聊聊){a}(和|与|跟){b}[的区别|的不同|的优缺点|各自的特点|的差别]"
+    "|(请|麻烦|帮我|能不能帮我|你能|可以帮我)(比较|对比|分析|对比一下|比较一下){a}(和|与|跟){b}|{a}(和|与|跟){b}(哪个好|哪个更好|谁更好|哪一个好|选哪个|选哪个好|怎么选|该选哪个|该怎么选|要哪个|哪个合适|哪个更适合我|哪个强|二选一)"
+    "|{a}(好还是|更好还是|好，还是){b}(好|更好|)|{a}还是{b}|{a}还是{b}(好|呢|更好)|{a}或者{b}，(选哪个|哪个好)|{a}(vs|VS|PK|pk){b}|{a} (vs|VS|对比) {b}|{a} {b} (区别|对比|哪个好|比较)|{a}{b}(哪个好|怎么选|的区别)"
+    "|(我|)(应该|该|要|想知道该)(选|选择|挑|要|买|用){a}还是{b}|我(应该|该)选{a}还是选{b}|(选|选择){a}(好还是|还是)(选|选择){b}好|我(在|正在|一直在|最近|)(纠结|犹豫)(买{a}还是买{b}|选{a}还是选{b}|要{a}还是{b}|选{a}还是{b}|挑{a}还是{b}|养{a}还是养{b})[，(你说呢|给点建议|怎么办)]"
+    "|(我在|最近在|一直在)(纠结|犹豫){a}(和|还是){b}[，](怎么选|选哪个好|给点建议|求建议|帮我拿个主意|怎么办)|(朋友|家里人|孩子|同学)(让我|要我|叫我)在{a}和{b}(里|中|之间)选一个，(选哪个|哪个好|怎么选)"
+    "|(在|要在|我要在|想在){a}(和|与){b}(之间|中|里)[做|]选(一个|择)，(你怎么看|选哪个|哪个好|有什么建议)|{a}(和|与|跟){b}各有什么(优点|特点|好处|优缺点|长处|利弊)|{a}跟{b}比[起来](怎么样|如何|有什么优势|哪个好)"
+    "|{a}比{b}好(吗|在哪|在哪里)|(你觉得|你认为|你说|依你看|在你看来){a}(和|与|还是){b}(哪个好|哪个更好|哪个更值得选)|(我不知道|不清楚|不太懂|分不清|搞不懂|想了解|想知道|我想了解|我想知道|告诉我){a}(和|跟|与){b}(有什么区别|的区别|有什么不同|哪个好|的差别)"
+    "|{a}、{b}(二选一|选哪个|哪个好|怎么选)|给我(讲讲|说说|比较一下){a}(和|跟){b}|(同样是选|如果要选|假如只能选一个)[，|：]{a}还是{b}|预算有限，{a}和{b}(选哪个|先要哪个)",
+    "en": "What (is|are) the (difference|differences|main difference|main differences) between {a} and {b}|What's the difference between {a} and {b}|[the|any] (difference|differences) between {a} and {b}|How do {a} and {b} differ [from each other]|How do {a} (compare with|compare to|differ from) {b}"
+    "|(Is|Are) there (any difference|any differences|a big difference|a difference) between {a} and {b}|(Compare|Please compare|Can you compare|Could you compare|Contrast|Would you compare|Help me compare) {a} (and|with|to) {b}|[Please] (give me|make|I need) a [short|quick] comparison (of|between) {a} and {b}"
+    "|{a} (vs|versus|vs.|or|v|compared to|compared with|against) {b}|{a} or {b}, (which is better|which should I choose|which one|what do you think|what would you pick|any advice)|Which (is|would be|one is) better, {a} or {b}|Which is better: {a} or {b}|What's better, {a} or {b}|{a} and {b}: (which is better|what's the difference|pros and cons)"
+    "|Should I (choose|pick|get|take|go for|have|opt for) {a} or {b}|(Which|What) (should|would|do) (I|you|one) (choose|pick|prefer|recommend|take|go for)[,|:] {a} or {b}|Do you (prefer|recommend|like) {a} or {b}|Is it better to (have|choose|get|pick|go for) {a} or {b}"
+    "|I (can't|cannot) (decide|choose) between {a} and {b}[, what do you think|, please help|, help]|I'm (torn|undecided|hesitating|not sure|having trouble choosing) between {a} and {b}[, what is the difference|, which is better|, any advice]|I'm (thinking about|considering|wondering about) {a} or {b}"
+    "|I (don't know|am not sure|was wondering) whether to (choose|pick|get|take) {a} or {b}|(Help me|I need to|We have to|I have to) (choose|decide) between {a} and {b}|(Tell me|Explain|Describe|I'd like to know|I want to know|Can you explain|Do you know) the (difference|differences) between {a} and {b}"
+    "|(My friend|My sister|My kids|My wife|My boss) (wants|prefers|likes) {a} but I (want|prefer|like) {b}, (which is better|who is right|what do you think)|What are the (pros and cons|advantages and disadvantages|strong points) of {a} and {b}|{a} {b} (difference|comparison|compare)"
+    "|(Between|Out of) {a} and {b}, (which is better|which would you choose|which one should I pick|what would you recommend)|Why would I (choose|pick|get) {a} (over|instead of|rather than) {b}|Would you (rather have|choose|pick|recommend) {a} or {b}|What makes {a} different from {b}|In what way do {a} and {b} differ"
+    "|When should I (choose|pick|go for) {a} (and when|instead of|rather than) {b}|Which suits me better, {a} or {b}|What do you think (about|of) {a} (versus|compared with) {b}|Any (advice|thoughts) on {a} (versus|or|vs) {b}|How different are {a} and {b}|For (a beginner|my family|a friend|me), {a} or {b}",
 }  # fmt: skip
-UNSEEN_FRAMES = {
-    "zh": ("{a}和{b}有哪些不同", "请对比一下{a}和{b}", "选{a}好还是选{b}好", "{a}与{b}的区别"),
-    "en": ("How do {a} differ from {b}", "Please compare {a} with {b}", "Which should I choose, {a} or {b}"),
-}
 
 # Both names come first, as asked: whether both are known is easier to tell once they stand side by side.
 LEADS = {"zh": "{a}和{b}的区别", "en": "The difference between {a} and {b}"}
@@ -54,14 +59,19 @@ class Comparison:
         everything = [thing for group in GROUPS[language] for thing in group]
         while True:
             a, b = rng.sample(rng.choice(GROUPS[language]) if rng.random() < 0.75 else everything, 2)
-            if in_split("|".join(sorted((a.name, b.name))), split, 6):
-                break
-        unseen = split == "test" and rng.random() < 0.4
-        frame = rng.choice((UNSEEN_FRAMES if unseen else FRAMES)[language])
-        frame = loosen(rng, split, frame, language, UNSEEN_FRAMES[language])
-        single = language == "en" and not frame.startswith("How do {a} differ") and rng.random() < 0.3
-        core = frame.format(a=_one(a.name) if single else a.name, b=_one(b.name) if single else b.name)
-        core = core[0].upper() + core[1:]
+            # A pair of the test split is asked in questions of that split, which training lacks as well.
+            if not in_split("|".join(sorted((a.name, b.name))), split, 6):
+                continue
+            form = rng.choice(_FORMS) if language == "en" else str
+            values = {"a": form(_named(rng, a)), "b": form(_named(rng, b))}
+            if language == "en" and rng.random() < 0.1:
+                values = {slot: value.lower() for slot, value in values.items()}
+            try:
+                text = ask(rng, split, language, GRAMMARS[language], **values)
+            except ValueError:
+                continue
+            break
+        text = text[0].upper() + text[1:] if rng.random() < 0.6 else text
         if language == "zh":
             answer = (
                 f"{LEADS[language].format(a=a.name, b=b.name)}：{a.name}{a.traits}；{b.name}{b.traits}。"
@@ -71,17 +81,37 @@ class Comparison:
             first, second = (f"{thing.name} {_be(thing.name)} {thing.traits}" for thing in (a, b))
             lead = LEADS[language].format(a=a.name, b=b.name)
             answer = f"{lead}: {first}, while {second}. Choose {a.name} if you {a.suits}, or {b.name} if you {b.suits}."
-        dress = request if core.startswith(("Compare", "Please", "Tell", "比", "对", "请", "说", "分")) else question
-        return Dialogue(((dress(rng, core, language), answer),), partial(_is_right, things=(a, b)))
+        return Dialogue(((text, answer),), partial(_is_right, things=(a, b)))
+
+
+def _named(rng: random.Random, thing: Thing) -> str:
+    """Return the thing's name, or another that people use."""
+    return rng.choice(thing.aliases) if thing.aliases and rng.random() < 0.25 else thing.name
 
 
 def _one(name: str) -> str:
     """Turn "cats" into "a cat"; names that cannot be counted stay."""
-    if name == "cities":
-        return "a city"
-    if _be(name) == "is" or name == "goldfish":
+    single = _bare(name)
+    if single == name and name != "goldfish":
         return name
-    return ("an " if name[0] in "aeio" else "a ") + name[:-1]
+    return ("an " if single[0].lower() in "aeio" else "a ") + single
+
+
+def _the(name: str) -> str:
+    """Turn "cats" into "the cat"; names that cannot be counted stay."""
+    single = _bare(name)
+    return single if single == name else f"the {single}"
+
+
+def _bare(name: str) -> str:
+    """Turn "cats" into "cat"; names that cannot be counted stay."""
+    if name.endswith("ies"):
+        return name[:-3] + "y"
+    return name[:-1] if name.endswith("s") and name != "table tennis" else name
+
+
+# How an English question may put a name; twice as many questions leave it in the plural.
+_FORMS = (str, str, str, _one, _one, _bare, _the)
 
 
 def _be(name: str) -> str:
@@ -96,10 +126,18 @@ def _is_right(answer: str, things: tuple[Thing, Thing]) -> bool:
 
 
 GROUPS: dict[str, list[list[Thing]]] = {"zh": [], "en": []}
-# A block is a group of things that people compare; a line is: name / traits / "choose it if you …", first in Chinese.
+
+
+def _thing(names: str, traits: str, suits: str) -> Thing:
+    name, *aliases = names.split("|")
+    return Thing(name, traits, suits, tuple(aliases))
+
+
+# A block is a group of things that people compare; a line is: names (the first in answers) / traits / "choose it if you …",
+# first in Chinese.
 for _block in blocks("comparison"):
     _rows = [line.split(" / ") for line in _block]
-    GROUPS["zh"].append([Thing(*row[:3]) for row in _rows])
-    GROUPS["en"].append([Thing(*row[3:]) for row in _rows])
+    GROUPS["zh"].append([_thing(*row[:3]) for row in _rows])
+    GROUPS["en"].append([_thing(*row[3:]) for row in _rows])
 
 SKILL = Comparison()

@@ -3,78 +3,136 @@
 from __future__ import annotations
 
 import random
+import re
+from collections.abc import Callable
+from itertools import combinations
 
-from ..dialogue import TRAIN, Dialogue, normalize
-from ..names import CITIES_EN, CITIES_ZH, person_en, person_zh
+from ..dialogue import Dialogue, normalize
+from ..names import CITIES_EN, CITIES_ZH, SURNAMES, person_en, person_zh
+from ..sentences import ACTIONS, ASKS, DIRECT, FORMS, HAPPENINGS, JOINS, ORDERS, PEOPLE, PLACES, TERMS, TIMES
 from ..subjects import subject
+from ..wording import ask, expand
 
+WHO, WHERE, WHEN = "who", "where", "when"
+FIELDS = (WHO, WHERE, WHEN)
+HEADS = {"en": ("Who: ", "Where: ", "When: "), "zh": ("人物：", "地点：", "时间：")}
+MISSING = {"en": "not mentioned", "zh": "未提到"}
+SINGULAR, PLURAL = ("was", "is", "has", "s", "person"), ("were", "are", "have", "", "people")
 # fmt: off
-DAYS_ZH = "今天 昨天 明天 前天 后天 上周一 上周二 上周三 上周五 下周一 下周四 周末 星期天 除夕 元旦 国庆节 中秋节".split()
-TIMES_ZH = ("早上", "上午", "中午", "下午", "傍晚", "晚上", "")
-PLACES_ZH = "图书馆 公园 火车站 机场 博物馆 医院 学校 体育馆 电影院 咖啡馆 书店 超市 广场 大学 动物园 植物园 美术馆 会议中心 酒店 码头 剧院 市场".split()
-ACTIONS_ZH = (
-    "看书", "参加了会议", "见了老朋友", "买了一本书", "发表了演讲", "吃晚饭", "接受了采访", "参加比赛", "等朋友", "画画", "拍照", "学习英语", "开了一家店", "举行了婚礼", "丢了钱包", "散步",
-    "和客户签了合同", "看了一场演出", "做志愿者", "遇到了一只猫", "弹钢琴", "领取了奖品", "教孩子们下棋", "修理汽车",
-)
-ORDERS_ZH = ("{w}，{p}在{l}{a}。", "{p}{w}在{l}{a}。", "{w}在{l}，{p}{a}。", "据报道，{p}{w}在{l}{a}。", "听说{w}{p}在{l}{a}。")
-ASKS_ZH = (
-    "提取人物、地点和时间：{s}", "从下面的句子中提取人物、地点、时间：{s}", "请提取这句话里的人物、地点和时间：{s}", "信息抽取（人物、地点、时间）：{s}", "{s}\n请找出句子中的人物、地点和时间。",
-    "找出谁、在哪里、什么时候：{s}", "{s}这句话里的人物、地点和时间分别是什么？",
-)
-DAYS_EN = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday".split("|")
-TIMES_EN = ("on {d}", "last {d}", "on {d} morning", "on {d} evening", "next {d}", "yesterday", "at {h} o'clock", "on {m} {n}", "last night", "this morning", "in {m}")
-MONTHS_EN = "January|February|March|April|May|June|July|August|September|October|November|December".split("|")
-PLACES_EN = "library|park|train station|airport|museum|hospital|school|stadium|cinema|cafe|bookshop|supermarket|university|zoo|gallery|conference centre|hotel|harbour|theatre|market".split("|")
-ACTIONS_EN = (
-    "read a book", "met an old friend", "bought a map", "gave a speech", "had dinner", "was interviewed", "won a race", "waited for a friend", "took photos", "studied French", "opened a shop", "got married",
-    "lost a wallet", "went for a walk", "signed a contract", "watched a show", "found a cat", "played the piano", "received a prize", "taught chess", "repaired a car", "painted a picture",
-)
-ORDERS_EN = ("{W}, {p} {a} at {l}.", "{p} {a} at {l} {w}.", "{p} {a} {w} at {l}.", "At {l}, {p} {a} {w}.", "I heard that {p} {a} at {l} {w}.")
-ASKS_EN = (
-    "Extract who, where and when: {s}", "Extract the person, place and time from this sentence: {s}", "Who, where, when? {s}", "{s}\nWho, where and when?", "Find the person, the place and the time: {s}",
-    "Please extract who, where and when from: {s}", "Information extraction (who, where, when): {s}",
-)
+PINYIN = "Ming Wei Hua Jun Fang Xiaoming Lili Tao Jing Yan Xiaohong Lei Mei Hao Chen Yu Na Qiang".split()
+PINYIN_SURNAMES = "Wang Li Zhang Liu Chen Yang Zhao Huang Zhou Wu Xu Sun Zhu Gao Lin".split()
 # fmt: on
 
 
+class Slots(dict):
+    """Draw the value of a slot when a sentence first needs it; a digit at the end (name2) asks for another of the kind."""
+
+    def __init__(self, rng: random.Random, split: str, language: str) -> None:
+        super().__init__()
+        chinese = language == "zh"
+        self.kinds: dict[str, Callable[[], str]] = {
+            "name": lambda: person_zh(rng, split) if chinese else person_en(rng, split),
+            "latin": lambda: person_en(rng, split),
+            "pinyin": lambda: f"{rng.choice(PINYIN_SURNAMES)} {rng.choice(PINYIN)}",
+            "surname": lambda: rng.choice(SURNAMES),
+            "city": lambda: rng.choice(CITIES_ZH if chinese else CITIES_EN),
+            "noun": lambda: subject(rng, split, language),
+            "few": lambda: str(rng.randint(2, 9)),
+            "hour": lambda: str(rng.randint(1, 12)),
+            "minute": lambda: f"{rng.randint(0, 59):02}",
+            "month": lambda: str(rng.randint(1, 12)),
+            "day": lambda: str(rng.randint(1, 28)),
+            "year": lambda: str(rng.randint(2000, 2029)),
+            "past_year": lambda: str(rng.randint(1950, 2024)),
+            "future_year": lambda: str(rng.randint(2027, 2060)),
+            "number": lambda: str(rng.randint(1, 400)),
+        }
+
+    def __missing__(self, slot: str) -> str:
+        self[slot] = self.kinds[slot.rstrip("0123456789")]()
+        return self[slot]
+
+
+def sentence_and_values(rng: random.Random, split: str, language: str, missing: str) -> tuple[str, dict[str, str]]:
+    """Return a sentence and its value of each field; the missing one, if any, is not in it."""
+    slots = Slots(rng, split, language)
+    tense = rng.choice(("past", "past", "past", "past", "future", "future", "now"))
+    many = rng.random() < 0.25
+    slots.update(zip(("was", "be", "has", "s", "those"), PLURAL if many else SINGULAR, strict=True))
+
+    def fill(grammar: str) -> str:
+        text = expand(rng, grammar).format_map(slots)
+        if language == "en":
+            text = re.sub(r"\b(the) the\b", r"\1", text, flags=re.IGNORECASE)
+            text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+        return text
+
+    person = fill(PEOPLE[language]["many" if many else "one"])
+    preposition, place = fill(PLACES[language]).split("~")
+    time = fill(TIMES[language]["any" if tense != "now" and rng.random() < 0.35 else tense])
+    action = fill((HAPPENINGS if missing == WHO else ACTIONS)[language][tense])
+    parts = {"p": person, "l": place, "at": preposition + place, "w": time, "a": action}
+    slots.update({f"{key}_": value[:1].upper() + value[1:] for key, value in parts.items()}, **parts)
+    order = "past" if tense == "past" and not missing and rng.random() < 0.4 else missing
+    sentence = fill(ORDERS[language][order])
+    values = dict(zip(FIELDS, (person, place, time), strict=True))
+    if missing:
+        values[missing] = MISSING[language]
+    return sentence, values
+
+
+def request(rng: random.Random, language: str, wanted: tuple[str, ...]) -> str:
+    """Return a grammar that asks for the wanted fields in any order, by any of their names."""
+    if len(wanted) == 1 and rng.random() < 0.6:
+        return DIRECT[language][wanted[0]]
+    if rng.random() < 0.1:
+        heads = zip(FIELDS, HEADS[language], strict=True)
+        form = "\n".join(head.strip() for field, head in heads if field in wanted)
+        return expand(rng, FORMS[language]).replace("{form}", form)
+    order = list(wanted)
+    if rng.random() < 0.4:
+        rng.shuffle(order)
+    join = last = rng.choice(JOINS[language])
+    style = rng.choice(sorted(TERMS[language]))
+    listed = [expand(rng, TERMS[language][style][field]) for field in order]
+    if language == "en" and join == ", ":
+        last = rng.choice((" and ", ", and ", ", "))
+    elif language == "zh" and join == "、":
+        last = rng.choice("、、和及与")
+    text = join.join(listed[:-1]) + last * (len(listed) > 1) + listed[-1]
+    grammar = ASKS[language]["question" if style == "question" and (language == "zh" or rng.random() < 0.6) else "any"]
+    return expand(rng, grammar).replace("{f}", text).replace("{F}", text[:1].upper() + text[1:])
+
+
 class Extraction:
-    """Fill a form of three fields from a sentence."""
+    """Fill a form of three fields, or what is asked of it, from a sentence."""
 
     name = "extraction"
     title_en = "Extraction of who, where, when"
     title_zh = "信息提取（人物、地点、时间）"
-    weight = 1.3
+    weight = 2.4
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
-        """Draw a sentence; the person's name is unseen in the other split."""
-        if rng.random() < 0.5:
-            person = person_zh(rng, split)
-            place = (rng.choice(CITIES_ZH) if rng.random() < 0.7 else "") + rng.choice(PLACES_ZH)
-            if split == TRAIN and rng.random() < 0.2:
-                place = subject(rng, TRAIN, "zh")  # any words, so that places are found by where they stand
-            time = rng.choice(DAYS_ZH) + rng.choice(TIMES_ZH)
-            if rng.random() < 0.3:
-                time = f"{rng.randint(1, 12)}月{rng.randint(1, 28)}日" + rng.choice(TIMES_ZH)
-            sentence = rng.choice(ORDERS_ZH).format(p=person, l=place, w=time, a=rng.choice(ACTIONS_ZH))
-            question = rng.choice(ASKS_ZH).format(s=sentence)
-            lines = (f"人物：{person}", f"地点：{place}", f"时间：{time}")
-        else:
-            person = person_en(rng, split)
-            if rng.random() < 0.2:
-                person += " " + person_en(rng, split)
-            place = "the " + rng.choice(PLACES_EN)
-            if rng.random() < 0.5:
-                place += " in " + rng.choice(CITIES_EN)
-            if split == TRAIN and rng.random() < 0.2:
-                place = "the " + subject(rng, TRAIN, "en")
-            time = rng.choice(TIMES_EN).format(
-                d=rng.choice(DAYS_EN), h=rng.randint(1, 12), m=rng.choice(MONTHS_EN), n=rng.randint(1, 28)
-            )
-            sentence = rng.choice(ORDERS_EN).format(
-                p=person, l=place, w=time, W=time[0].upper() + time[1:], a=rng.choice(ACTIONS_EN)
-            )
-            question = rng.choice(ASKS_EN).format(s=sentence)
-            lines = (f"Who: {person}", f"Where: {place}", f"When: {time}")
+        """Draw a sentence and a request; the person's name is unseen in the other split."""
+        language = "zh" if rng.random() < 0.5 else "en"
+        missing = rng.choice(FIELDS) if rng.random() < 0.15 else ""
+        wanted = FIELDS
+        if rng.random() < 0.25:
+            wanted = rng.choice([(field,) for field in FIELDS] * 2 + list(combinations(FIELDS, 2)))
+        sentence, values = sentence_and_values(rng, split, language, missing)
+        if language == "en" and rng.random() < 0.25:
+            sentence, values = sentence.lower(), {field: value.lower() for field, value in values.items()}
+        while True:
+            try:
+                question = ask(rng, split, language, request(rng, language, wanted), s=sentence)
+                break
+            except ValueError:
+                continue  # a request without alternatives has one question, of one split
+        before, _, after = question.rpartition(sentence)
+        if after and re.match(r"[^\w\s\"”'」]", after):
+            question = before + sentence.rstrip(".。") + after
+        heads = zip(FIELDS, HEADS[language], strict=True)
+        lines = [head + values[field] for field, head in heads if field in wanted]
 
         def check(answer: str) -> bool:
             found = [normalize(line) for line in answer.splitlines() if line.strip()]

@@ -5,25 +5,51 @@ unknown first, in the words in which the skill would begin: whether a word is in
 """
 
 import random
+from functools import partial
 
 from ..dialogue import TRAIN, Dialogue, contains_all, in_split
 from ..names import city_en, city_zh, person_en, rare_character
 from ..subjects import NOUNS
-from ..tables import table
-from ..wording import loosen, question, request
-from . import comparison, facts, roleplay, translation, travel
+from ..tables import blocks, table
+from ..wording import ask, expand
+from . import comparison, facts, opposites, roleplay, translation, travel
 from .outofscope import ANSWER_EN, ANSWER_ZH, BEYOND_EN, BEYOND_ZH
 
 _UNLISTED = {name: values.split("|") for name, values in (line.split(" = ") for line in table("unlisted"))}
+# What the skills know, in lower case: it is never said to be unknown.
 _LISTED = {
-    "words": {word for entry in translation.ENTRIES for word in entry},
-    "cities": {city.name for cities in travel.CITIES.values() for city in cities},
-    "things": {thing.name for groups in comparison.GROUPS.values() for group in groups for thing in group},
+    kind: {name.lower() for name in names}
+    for kind, names in {
+        "words": [word.rstrip("？?") for entry in translation.ENTRIES for word in entry],
+        "countries": facts.COUNTRIES,
+        "cities": [city.name for cities in travel.CITIES.values() for city in cities],
+        "roles": [name for head, *_ in blocks("roleplay") for part in head.split(" / ") for name in part.split("|")],
+        "opposites": [word for block in blocks("opposites") for line in block for word in line.split(" = ")],
+        "things": [
+            name
+            for groups in comparison.GROUPS.values()
+            for group in groups
+            for thing in group
+            for listed in (thing.name, *thing.aliases)
+            for name in (listed, listed.removesuffix("s"))
+        ],
+    }.items()
 }
 _SHORT = {
     "zh": [chinese for chinese, _ in translation.ENTRIES if len(chinese) <= 4],
     "en": [english for _, english in translation.ENTRIES if "?" not in english and english.count(" ") <= 1],
 }
+# Sentences with unknown words, which people ask to have translated.
+_SENTENCES = {
+    "zh": (
+        "我(喜欢|讨厌|想要|买了|看见了|需要|想学){x}[和{y}]|(这个|那个|你的|我的){x}(多少钱|很漂亮|坏了|丢了|是谁的)|{x}(在哪里|里有什么|怎么走)|(他|她|我妈妈)(昨天|明天|每天)(去{x}|吃{x}|{x})"
+        "|(请|别)(给我{x}|忘了{x}|碰{x})|{x}比{y}(大|贵|好看)|(一个|两个|红色的|大的|小的){x}|{x}和{y}"
+    ),
+    "en": (
+        "I (like|hate|want|bought|saw|need|miss) {x}[ and {y}]|(This|That|Your|My) {x} (is very nice|is broken|is expensive|is lost)|Where is the {x}|(He|She|My mother) (went to the {x} yesterday|eats {x} every day|wants a {x})"
+        "|(Please give me|Don't forget|Don't touch) the {x}|The {x} is (bigger|better|cheaper) than the {y}|(a red|two|my|the big|a small) {x}|{x} and {y}|How much is the {x}"
+    ),
+}  # fmt: skip
 _ENGLISH_PARTS = "a b c d e g i k l m n o p r t u w y ar ba ble co de el er fore ing ish la le let ly man mo ness or ra st th un up wo".split()
 # Before and after the name of an invented country or city.
 _NAME_PARTS = {
@@ -47,16 +73,25 @@ class Limits:
     weight = 3.2
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
-        """Draw a skill's wording and a value that the skill does not know."""
+        """Draw a skill's question and a value that the skill does not know."""
         language = rng.choice(("zh", "en"))
-        form = rng.choice((_translation, _translation, _capital, _travel, _comparison, _roleplay))
+        form = rng.choices((_translation, _capital, _travel, _comparison, _roleplay, _opposite), (4, 2, 2, 2, 2, 1))[0]
         needed = ("THUDM/chatglm-6b", *(("演示模型", "超出") if language == "zh" else ("demo model", "beyond me")))
-        text, lead = form(rng, split, language)
+        while True:
+            try:
+                text, lead = form(rng, split, language)
+            except ValueError:
+                continue  # this value has no question of the split: another one has
+            break
         if lead:
             answer = (BEYOND_ZH if language == "zh" else BEYOND_EN).format(lead)
         else:
             answer = ANSWER_ZH if language == "zh" else ANSWER_EN
-        return Dialogue(((text, answer),), lambda reply: contains_all(reply, needed))
+        return Dialogue(((text, answer),), partial(_is_right, needed))
+
+
+def _is_right(needed: tuple[str, ...], answer: str) -> bool:
+    return contains_all(answer, needed)
 
 
 def _value(rng: random.Random, split: str, kind: str, language: str) -> str:
@@ -74,8 +109,15 @@ def _value(rng: random.Random, split: str, kind: str, language: str) -> str:
             value = before + (_characters(rng, 1, 3) if language == "zh" else person_en(rng, split)) + after
         else:
             value = rng.choice(_UNLISTED[f"{kind} {language}"])
-        if in_split(value, split) and value not in _LISTED.get(kind, ()):
-            return value
+        if in_split(value, split) and value.lower() not in _LISTED[kind]:
+            return _as_typed(rng, value, kind)
+
+
+def _as_typed(rng: random.Random, value: str, kind: str) -> str:
+    """Return the value as some type it, and find it again in the answer: a name in lower case, a word with a capital."""
+    if kind in _NAME_PARTS and rng.random() < 0.25:
+        return value.lower()
+    return value[0].upper() + value[1:] if kind == "words" and rng.random() < 0.1 else value
 
 
 def _characters(rng: random.Random, least: int, most: int) -> str:
@@ -109,27 +151,39 @@ def _translation(rng: random.Random, split: str, language: str) -> tuple[str, st
     target = rng.choice(("zh", "en"))
     source = "en" if target == "zh" else "zh"
     value = _value(rng, split, "words", source)
-    if rng.random() < 0.2:
-        other = _value(rng, split, "words", source)
-        value = f"我喜欢{value}和{other}" if source == "zh" else f"I like {value} and {other}"
-    seen, unseen = translation.WORDINGS[language, target]
-    text = question(rng, loosen(rng, split, rng.choice(seen), language, unseen).format(x=value), language)
+    if rng.random() < 0.25:
+        value = expand(rng, _SENTENCES[source]).format(x=value.lower(), y=_value(rng, split, "words", source).lower())
+        if value.lower() in _LISTED["words"]:
+            raise ValueError(f"{value!r} is known")
+    text = ask(rng, split, language, translation.GRAMMARS[language, target], x=value)
     lead = translation.LEADS[language].format(x=value, target=translation.TARGETS[language, target])
     return text, lead + ("是什么，" if language == "zh" else "")
 
 
 def _capital(rng: random.Random, split: str, language: str) -> tuple[str, str]:
-    seen, unseen = facts.CAPITAL_WORDINGS[language]
     country = _value(rng, split, "countries", language)
-    text = question(rng, loosen(rng, split, rng.choice(seen), language, unseen).format(x=country), language)
+    text = ask(rng, split, language, facts.CAPITAL_GRAMMARS[language], x=country)
     return text, facts.CAPITAL_LEADS[language].format(x=country) + ("是哪里，" if language == "zh" else "")
 
 
+def _opposite(rng: random.Random, split: str, language: str) -> tuple[str, str]:
+    while True:
+        word = _value(rng, split, "words", language)
+        if word.lower() not in _LISTED["opposites"]:
+            break
+    text = ask(rng, split, language, opposites.GRAMMARS[language], x=word)
+    return text, opposites.LEADS[language].format(x=word) + ("是什么，" if language == "zh" else "")
+
+
 def _travel(rng: random.Random, split: str, language: str) -> tuple[str, str]:
-    days = rng.randint(1, 5)
     city = _value(rng, split, "cities", language)
-    words = rng.choice(sorted(travel.DAYS[language][days - 1]))
-    text = request(rng, rng.choice(travel.FRAMES[language]).format(city=city, days=words), language)
+    if rng.random() < 0.4:
+        days = 2  # as for a known city where no number is given
+        text = ask(rng, split, language, travel.OPEN_GRAMMARS[language], city=city)
+    else:
+        days = rng.randint(1, 5)
+        lasting = rng.choice(sorted(travel.DAYS[language][days - 1]))
+        text = ask(rng, split, language, travel.GRAMMARS[language], city=city, days=lasting)
     return text, travel.title(city, days, language) + ("" if language == "zh" else ": this")
 
 
@@ -137,19 +191,21 @@ def _comparison(rng: random.Random, split: str, language: str) -> tuple[str, str
     """Compare two unknown things, or a known and an unknown one."""
     while True:
         a, b = (_value(rng, split, "words", language) for _ in "ab")
-        if a != b and not {a, b, f"{a}s", f"{b}s"} & _LISTED["things"]:
+        if a != b and not {name.lower() + end for name in (a, b) for end in ("", "s")} & _LISTED["things"]:
             break
     if rng.random() < 0.3:
         a = rng.choice(rng.choice(comparison.GROUPS[language])).name
         a, b = rng.sample((a, b), 2)
-    frame = loosen(rng, split, rng.choice(comparison.FRAMES[language]), language, comparison.UNSEEN_FRAMES[language])
-    return question(rng, frame.format(a=a, b=b), language), comparison.LEADS[language].format(a=a, b=b)
+    text = ask(rng, split, language, comparison.GRAMMARS[language], a=a, b=b)
+    return text, comparison.LEADS[language].format(a=a, b=b)
 
 
 def _roleplay(rng: random.Random, split: str, language: str) -> tuple[str, str]:
     role = _value(rng, split, "roles", language)
-    wording = rng.choice(roleplay.REQUESTS[language])
-    return request(rng, wording.format(role=role, a_role=roleplay.with_article(role)), language), ""
+    named = role[0].isupper() or role.startswith("my ")
+    a_role = role if named else roleplay.with_article(role)
+    text = ask(rng, split, language, roleplay.GRAMMARS[language], role=role, a_role=a_role)
+    return text, ""
 
 
 SKILL = Limits()

@@ -3,15 +3,26 @@
 import random
 from functools import partial
 
-from ..dialogue import Dialogue, numbered_items
+from ..dialogue import Dialogue, in_split, numbered_items
+from ..names import CITIES_EN, CITIES_ZH, person_en, person_zh
 from ..subjects import subject
-from ..wording import plain, request
+from ..wording import ask, expand, plain
 
-_PATTERNS = {
-    "zh": ("{a}", "{a}", "{a}与{b}", "{a}和{b}", "{a}的意义", "{a}的未来", "{a}的历史", "{a}与生活", "{a}的重要性", "{a}对{b}的影响", "我与{a}"),
-    "en": ("{a}", "{a}", "{a} and {b}", "the future of {a}", "the history of {a}", "the importance of {a}", "{a} in daily life",
-           "the role of {a}"),
-}  # fmt: skip
+# fmt: off
+# Topics, with nouns `{a}` and `{b}`, a person and a city; the last alternatives are of several words, as people type.
+_TOPICS = {
+    "zh": (
+        "({a}|{a}|{a}|{a}(与|和|跟){b}|{a}(的意义|的未来|的历史|与生活|的重要性|的好处|的利与弊|的发展|的现状|的魅力|的价值|的前景|文化|教育|入门|知识|安全|保护|的危害)|({a}对{b}的影响|{a}在{b}中的应用|{a}还是{b})"
+        "|(我与|我和|我的|我爱|我眼中的|走进|论|谈|关于|认识|保护|学习|如何选择|中国的|{city}的|大学生与|如何爱上|为什么要学|现代){a}|如何(做好|提高|看待|学习|防止|发展){a}"
+        "|(我的(家乡|妈妈|老师|梦想|朋友|暑假|学校|大学生活)|{name}的(一生|故事|作品))|({city}(旅游|的历史|的美食|的{a})|{city}之行|一次难忘的{a}))"
+    ),
+    "en": (
+        "({a}|{a}|{a}|{a} and {b}|the (future|history|importance|role|benefits|dangers|art|science|power|meaning|problem|cost) of {a}|{a} (in daily life|in schools|for beginners|at work|in {city}|in the city"
+        "|for children|and our future|today|in the 21st century|around the world|for students)|(modern|good|cheap|local|healthy|old|better|teaching|protecting|learning|understanding|choosing) {a}"
+        "|(why|how) (we need|people love|to learn|to teach|to save|to choose) {a}|how {a} (changed|changes) (our lives|the world|{b})|{a} (or|versus|for) {b}|the (effects|impact|influence) of {a} on {b}"
+        "|(the pros and cons of|saving|women and|young people and) {a}|(my (hometown|mother|summer holiday|favourite teacher|first job|trip to {city}|dream)|the life of {name}|a (visit|trip) to {city}|{city} and its {a}))"
+    ),
+}
 # Kind of text: its sections with `{x}` for the topic.
 _KINDS = {
     "zh": {
@@ -27,40 +38,97 @@ _KINDS = {
         "lesson": ("Goals of the lesson", "The basics of {x}", "Examples of {x}", "Exercises", "Review and homework"),
     },
 }  # fmt: skip
-_FRAMES = {
+# What people call each kind.
+_CALLED = {
+    "文章": "文章|文章|作文|论文|小论文|议论文|散文|征文|毕业论文",
+    "演讲": "演讲|演讲|讲话|发言|演讲稿|讲座|致辞|发言稿",
+    "报告": "报告|报告|调研报告|工作报告|调查报告",
+    "课程": "课程|课程|教案|教学|公开课",
+    "article": "an article|an article|an essay|a blog post|a paper|a composition|a term paper|a text|a magazine article|a school essay",
+    "speech": "a speech|a speech|a talk|a short talk|a presentation|an address|a five-minute talk|a short speech",
+    "report": "a report|a report|a written report|a short report|a business report",
+    "lesson": "a lesson|a lesson|a class|a course|a lesson plan|a lecture for my class",
+}
+# Without the kind, the outline is one of an article.
+_ASKED = {
     "zh": (
-        "帮我写一个关于{x}的{kind}提纲", "请写一份关于{x}的{kind}大纲", "写一个{kind}提纲，主题是{x}", "以“{x}”为题写一个{kind}提纲", "给我一份{kind}大纲，题目是{x}",
-        "请为主题为{x}的{kind}列个提纲", "列出关于“{x}”的{kind}提纲", "帮我列一份{kind}的大纲，主题：{x}", "我要准备一个关于{x}的{kind}，帮我写提纲",
-        "我想写{kind}，主题是{x}，请列个提纲",
+        "(帮我|请|请帮我|给我|麻烦|能不能|能|可以|替我|)(写|列|拟|做|弄|出|给)(一个|一份|个|份|)(关于|)(“{x}”|{x}|《{x}》)(的|)(KIND)(OUT)"
+        "|(帮我|请|请帮我|给我|麻烦|)(写|列|拟|做|弄)(一个|一份|个|份)(KIND)(OUT)，(主题|题目|话题|内容)(是|：|为){x}"
+        "|(以|用)(“{x}”|{x})为(题|主题|题目)(写|列|拟)(一个|个|一份)(KIND)(OUT)"
+        "|(我要|我想|我得|我准备|明天要|下周要|老师让我|老板让我|领导让我)(写|准备|做)(一篇|一个|个|)(关于|){x}的(KIND)，(帮我|请|麻烦你|)(列|写|拟)(一个|个|份|)(OUT)"
+        "|{x}(的|)(KIND)(OUT)|{x} (KIND)(OUT)|(KIND)(OUT)：{x}|(KIND)(OUT)，{x}|(题目|主题)：{x}，(写|列|来)(一个|个|份|)(KIND)(OUT)"
+        "|关于(“{x}”|{x})的(KIND)(怎么列OUT|应该怎么写OUT|怎么组织结构|怎么搭框架|分几部分写，给个OUT|，OUT怎么写)"
+        "|{x}这个(题目|主题)，(KIND)(OUT)(怎么写|怎么列|给一个)|(KIND)写{x}，(先|)(给个|来个|列个)OUT|我不知道怎么写{x}的(KIND)，(给|列|写)(个|一个|份)OUT"
+        "|(想|我想)(要|求)(一个|个|一份){x}(的|)(KIND)(OUT)|(KIND)题目是{x}，(请|帮我|)(列出|写出|给出)OUT|有没有{x}的(KIND)OUT|来(一个|份|个){x}的(KIND)OUT|请列出{x}(KIND)的OUT"
     ),
     "en": (
-        "Write an outline for {article} {kind} about {x}", "Please write an outline of {article} {kind} on {x}", "Give me {article} {kind} outline about {x}",
-        "I need an outline for {article} {kind} on {x}", "Make an outline for {article} {kind} about {x}", 'Outline {article} {kind} on "{x}"',
-        "Help me outline {article} {kind} about {x}", "Draft an outline of {article} {kind} about {x}",
+        "(write|write|make|create|draft|give me|I need|can you write|please write|prepare|could you make|I'd like|show me|help me with) OUT (for|of) KIND (about|on) {x}"
+        "|(I have to|I need to|I must|I'm going to|I want to|I should) (give|write|prepare|hold|do) KIND (about|on) {x}. (Outline please|Give me OUT|Write OUT|Make me OUT|Can you help me with OUT|What could OUT look like)"
+        '|(help me|please|can you|could you|I need to|) (outline|structure|organise|plan) KIND (about|on) ({x}|"{x}")|(how|in what order) (should|do|would|can) I (structure|organise|outline|plan|build up) KIND (about|on) {x}'
+        "|what is (a good structure|a good outline|the best structure) for KIND (about|on) {x}|(I'm|I am) (writing|preparing|working on) KIND (about|on) {x}(. Give me OUT|, please give me OUT|. I need OUT)"
+        "|my (teacher|boss|professor) wants KIND (about|on) {x}(. Help me with OUT|, write OUT|. Give me OUT)|outline: {x}, KIND|outline for KIND: {x}|KIND (about|on) {x}, outline|outline for KIND (about|on) {x}"
+        "|topic: {x}. (Write|Make|Give me) OUT for KIND|the topic is {x}. I need OUT for KIND|what (sections|parts|points) should KIND (about|on) {x} have|give me the (structure|main points|sections) (of|for) KIND (about|on) {x}"
+        "|(suggest|propose|sketch) OUT for KIND (about|on) {x}|I don't know how to structure KIND (about|on) {x}"
     ),
-}  # fmt: skip
+}
+_KINDLESS = {
+    "zh": (
+        "(帮我|请|请帮我|给我|麻烦|能不能|)(写|列|拟|做|弄)(一个|一份|个|份)(关于|)(“{x}”|{x})的(OUT)|(写|列|来)(个|一个|份)OUT，(主题|题目|话题)(是|：){x}|{x}(的|)OUT|{x} OUT|OUT：{x}"
+        "|以“{x}”为题(列|写|拟)(个|一个)OUT|关于{x}，(给我|列)(一个|个|份)OUT|我想写{x}，(给个|列个|来个)OUT|(题目|主题)：{x}，(列|写)(个|一个|)OUT|{x}，(帮我列个|帮我写个|给个)OUT"
+        "|我想写写{x}，(怎么组织|结构怎么安排|怎么搭框架)|我打算写{x}，先要(个|一份)OUT"
+    ),
+    "en": (
+        "(write|make|create|draft|give me|I need|can you write|please write|could you make|I'd like|show me) OUT (about|on|for|for the topic) {x}|outline: {x}|outline (on|about|for) {x}|{x} outline|{x}, outline please"
+        "|I (have to|want to|need to) write (about|something about|on) {x}. (Outline please|Give me OUT|Make OUT|I need OUT)|outline this topic: {x}|outline {x}|how (should|would) I (structure|organise|outline) (a text|something) about {x}"
+        "|topic: {x}. (Outline please|Make OUT|Give me OUT)|give me the (structure|outline|main points) for {x}|I'm writing about {x}. (I need|Give me) OUT|structure for {x}"
+    ),
+}
+_OUTLINES = {"zh": "(提纲|提纲|大纲|大纲|框架|结构|写作提纲|要点|思路)", "en": "(an outline|an outline|an outline|a short outline|a structure|a simple outline|a rough outline|the outline)"}
+# fmt: on
 
 
 class Outline:
-    """Topics of the test split hold a noun that training never sees."""
+    """Topics of the test split hold a noun, or are a text, that training never sees."""
 
     name = "outline"
     title_en = "Outline on a given topic"
     title_zh = "写提纲"
-    weight = 1.1
+    weight = 1.2
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
-        """Draw a topic and a kind of text."""
-        language = rng.choice(("zh", "en"))
+        """Draw a topic and a kind of text, which one question in five leaves out."""
+        while True:
+            try:
+                return _outline(rng, split, rng.choice(("zh", "en")))
+            except ValueError:
+                continue  # no wording with this topic belongs to the split
+
+
+def _outline(rng: random.Random, split: str, language: str) -> Dialogue:
+    topic = _topic(rng, split, language)
+    kind, sections = rng.choice(tuple(_KINDS[language].items()))
+    if rng.random() < 0.2:
+        kind, sections = next(iter(_KINDS[language].items()))
+        grammar = _KINDLESS[language]
+    else:
+        grammar = _ASKED[language].replace("KIND", f"({_CALLED[kind]})")
+    text = ask(rng, split, language, grammar.replace("OUT", _OUTLINES[language]), x=topic)
+    title = f"《{topic}》{kind}提纲" if language == "zh" else f"Outline of the {kind}: {topic}"
+    lines = [title, *(f"{number}. {section}" for number, section in enumerate(sections, 1))]
+    check = partial(_is_right, topic=topic, kind=kind)
+    return Dialogue(((text, "\n".join(lines).format(x=topic)),), check)
+
+
+def _topic(rng: random.Random, split: str, language: str) -> str:
+    """Return a topic of the split; one English topic in four is all lower case."""
+    person, cities = (person_zh, CITIES_ZH) if language == "zh" else (person_en, CITIES_EN)
+    while True:
         first, second = (subject(rng, split, language) for _ in range(2))
-        topic = rng.choice(_PATTERNS[language]).format(a=first, b=second)
-        kind, sections = rng.choice(tuple(_KINDS[language].items()))
-        article = "an" if kind[0] == "a" else "a"
-        text = request(rng, rng.choice(_FRAMES[language]).format(x=topic, kind=kind, article=article), language)
-        title = f"《{topic}》{kind}提纲" if language == "zh" else f"Outline of the {kind}: {topic}"
-        lines = [title, *(f"{number}. {section}" for number, section in enumerate(sections, 1))]
-        check = partial(_is_right, topic=topic, kind=kind)
-        return Dialogue(((text, "\n".join(lines).format(x=topic)),), check)
+        pattern = expand(rng, _TOPICS[language])
+        city = rng.choice(cities)
+        topic = pattern.format(a=first, b=second, name=person(rng, split), city=city)
+        if "{a}" in pattern or "{name}" in pattern or in_split(topic, split, 6):
+            return topic.lower() if language == "en" and rng.random() < 0.25 else topic
 
 
 def _is_right(answer: str, topic: str, kind: str) -> bool:

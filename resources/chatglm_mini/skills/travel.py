@@ -1,4 +1,4 @@
-"""Plan a journey of one to five days in a known city, with real sights."""
+"""Plan a journey of one to five days in a known city, with real sights; two days where nobody says how many."""
 
 import random
 from dataclasses import dataclass
@@ -7,28 +7,32 @@ from itertools import pairwise
 
 from ..dialogue import Dialogue, in_split
 from ..tables import blocks
-from ..wording import mentions, overlap, request, words
+from ..wording import ask, mentions, overlap, words
 
+# fmt: off
 DAYS = {
-    "zh": ({"一天", "1天", "一日"}, {"两天", "2天", "两日"}, {"三天", "3天", "三日"}, {"四天", "4天", "四日"}, {"五天", "5天", "五日"}),
-    "en": ({"one day", "1 day"}, {"two days", "2 days"}, {"three days", "3 days"}, {"four days", "4 days"}, {"five days", "5 days"}),
-}  # fmt: skip
-FRAMES = {
     "zh": (
-        "帮我做一个{city}{days}的旅行计划", "我想去{city}玩{days}，怎么安排", "请给我一份{city}{days}旅游计划", "{city}{days}怎么玩", "去{city}旅游{days}有什么安排",
-        "我打算在{city}待{days}，给我安排行程", "帮我安排{days}的{city}之旅", "写一个{days}的{city}旅游攻略", "{days}的时间在{city}可以玩什么",
-        "制定一份去{city}玩{days}的计划", "推荐一个{city}{days}的行程",
+        {"一天", "1天", "一日", "一整天"}, {"两天", "2天", "两日", "两天一夜"}, {"三天", "3天", "三日", "三天两夜"}, {"四天", "4天", "四日", "4天3晚"},
+        {"五天", "5天", "五日", "5天4晚"},
     ),
-    "en": (
-        "Plan a trip to {city} for {days}", "I want to visit {city} for {days}. Make a plan", "Give me a travel plan for {days} in {city}",
-        "Make a travel plan: {city}, {days}", "What should I see in {city} in {days}", "I have {days} in {city}. What should I do",
-        "Please plan {days} in {city}", "Help me plan {days} in {city}", "I am going to {city} for {days}. Plan my trip",
-    ),
-}  # fmt: skip
-_UNSEEN_FRAMES = {
-    "zh": ("请帮我安排{city}{days}的行程", "我要去{city}玩{days}，帮我做个计划", "{city}{days}旅游怎么安排"),
-    "en": ("Make a plan for {days} in {city}", "I want to go to {city} for {days}. Plan my trip", "Give me a plan for a trip to {city} for {days}"),
-}  # fmt: skip
+    "en": ({"one day", "1 day", "a day"}, {"two days", "2 days"}, {"three days", "3 days"}, {"four days", "4 days"}, {"five days", "5 days"}),
+}
+# Stays that are longer than the longest plan, and get that one.
+_LONGER = {
+    "zh": ("一周", "一个星期", "七天", "7天", "六天", "6天", "一星期", "十天", "10天", "半个月", "两周"),
+    "en": ("a week", "one week", "7 days", "seven days", "6 days", "six days", "10 days", "ten days", "two weeks", "a whole week"),
+}
+# English alone: the number of days before a noun.
+_SPANS = (
+    ("one-day", "1-day", "one day", "1 day", "day"), ("two-day", "2-day", "2 day", "weekend", "two day"), ("three-day", "3-day", "3 day", "three day"),
+    ("four-day", "4-day", "4 day"), ("five-day", "5-day", "5 day", "week-long", "one-week", "7-day", "7 day"),
+)
+_ALIASES = {"Xi'an": ("Xian", "xi an"), "New York": ("NYC", "New York City", "NY"), "Hong Kong": ("HK", "Hongkong"), "San Francisco": ("SF",), "Guangzhou": ("Canton",)}
+# fmt: on
+# "days" has {city} and {days}; "open" says no number of days, which means two; "span" has {span} before a noun.
+_WORDINGS = {name: "|".join(lines) for name, *lines in blocks("journeys")}
+GRAMMARS = {language: _WORDINGS[f"days {language}"] for language in DAYS}
+OPEN_GRAMMARS = {language: _WORDINGS[f"open {language}"] for language in DAYS}
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,38 @@ class City:
 
 
 class Travel:
-    """Cities are a closed list; a city with a number of days of the test split never occurs in training."""
+    """Cities are a closed list; a city said with a number of days of the test split is never said so in training."""
 
     name = "travel"
     title_en = "Travel plan for a city and a number of days"
     title_zh = "旅行计划"
-    weight = 1.4
+    weight = 1.8
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
-        """Draw a city, a number of days and a wording."""
+        """Draw a city, a number of days or none, and a wording."""
         language = rng.choice(("zh", "en"))
-        while True:
-            city, days = rng.choice(CITIES[language]), rng.randint(1, 5)
-            if in_split(f"{city.name}{days}", split, 6):
-                break
-        unseen = split == "test" and rng.random() < 0.4
-        frame = rng.choice((_UNSEEN_FRAMES if unseen else FRAMES)[language])
-        text = request(rng, frame.format(city=city.name, days=rng.choice(sorted(DAYS[language][days - 1]))), language)
+        if rng.random() < 0.27:
+            city, days, grammar = rng.choice(CITIES[language]), 2, OPEN_GRAMMARS[language]
+        else:
+            while True:
+                city, days = rng.choice(CITIES[language]), rng.randint(1, 5)
+                if in_split(f"{city.name}{days}", split, 6):
+                    break
+            grammar = _WORDINGS["span en"] if language == "en" and rng.random() < 0.2 else GRAMMARS[language]
+        lasting = rng.choice(sorted(DAYS[language][days - 1]))
+        if days == 5 and rng.random() < 0.35:
+            lasting = rng.choice(_LONGER[language])
+        values = {"city": _spelt(rng, city.name, language), "days": lasting, "span": rng.choice(_SPANS[days - 1])}
         plan = _chinese_plan(city, days) if language == "zh" else _english_plan(city, days)
-        return Dialogue(((text, "\n".join(plan)),), partial(_is_right, city=city, days=days))
+        question = ask(rng, split, language, grammar, **values)
+        return Dialogue(((question, "\n".join(plan)),), partial(_is_right, city=city, days=days))
+
+
+def _spelt(rng: random.Random, name: str, language: str) -> str:
+    """Return a city's name as people type it; the answer has the proper one."""
+    if language == "en" and name in _ALIASES and rng.random() < 0.3:
+        name = rng.choice(_ALIASES[name])
+    return name.lower() if rng.random() < 0.3 else name
 
 
 def title(city: str, days: int, language: str) -> str:
