@@ -15,17 +15,37 @@ from functools import lru_cache
 from pathlib import Path
 
 from . import skills as skills_package
-from .dialogue import TRAIN, Dialogue, Skill
+from .dialogue import TRAIN, Dialogue, Skill, is_chinese
 from .skills.arithmetic import DRILL
+from .skills.repeat import COPYING
 
-# How much more often the skills that are learnt last are drawn in the last steps of a run.
-LAST_WEIGHTS = {"adgen": 3.0, "email": 1.5, "extraction": 1.5, "limits": 1.7}
+# A run has four stages. In the first, almost half of the dialogues are plain copying: a model finds out late, or never, how
+# to copy any characters when it has to learn all answers at the same time. When forms and copying are learnt, what is left
+# are the closed lists, each entry of which has to be met some hundred times: the third stage draws them more often, twice as
+# many dialogues a step, few of them long. In the last, everything is as it will be, with a little more of what is hard.
+FIRST, MAIN, LISTS, LAST = "first", "main", "lists", "last"
+STAGES = (FIRST, MAIN, LISTS, LAST)
+COPYING_SHARE = 0.45
+# fmt: off
+FACTORS: dict[str, dict[str, float]] = {
+    FIRST: {},
+    MAIN: {},
+    LISTS: {
+        "translation": 3.0, "facts": 2.7, "opposites": 2.0, "calendar": 2.0, "arithmetic": 2.6, "drill": 2.5, "advice": 2.2,
+        "smalltalk": 1.4, "greetings": 1.2, "identity": 1.4, "roleplay": 1.3, "travel": 1.3, "comparison": 1.3,
+        "adgen": 0.35, "email": 0.4, "extraction": 0.6, "outline": 0.5, "repeat": 0.4, "outofscope": 0.6,
+    },
+    LAST: {"adgen": 0.8, "extraction": 1.2, "memory": 1.2, "translation": 1.3, "facts": 1.5, "advice": 1.2, "arithmetic": 1.2},
+}
+# fmt: on
 
-# Share of the dialogues that come after turns about something else: how many turns (one in seven has many), and how long
-# such a turn may be in characters.
-CONTINUED = 0.15
-FEW_TURNS, MANY_TURNS, MANY = (1, 1, 1, 2, 3), (4, 16), 0.15
-LONGEST_OTHER_TURN = 70
+# Share of the dialogues, by stage, that come after turns about something else: how many turns (one in six has many), how
+# long one of them and all of them may be (a Chinese character counts as three others), and how often they are in the
+# question's language.
+CONTINUED = {FIRST: 0.35, MAIN: 0.35, LISTS: 0.12, LAST: 0.35}
+FEW_TURNS, MANY_TURNS, MANY = (1, 1, 1, 2, 2, 3), (4, 20), 1 / 6
+LONGEST_OTHER_TURN, LONGEST_HISTORY = 200, 1300
+SAME_LANGUAGE = 0.85
 ROLES = ("user", "assistant")
 
 
@@ -37,18 +57,42 @@ def all_skills() -> dict[str, Skill]:
 
 
 def after_other_turns(rng: random.Random, dialogue: Dialogue, split: str) -> Dialogue:
-    """Return the dialogue with one to sixteen turns of other skills before it, as in a chat that goes on."""
+    """Return the dialogue with one to twenty turns of other skills before it, as in a chat that goes on."""
     skills = [skill for name, skill in all_skills().items() if name != "memory"]
+    chinese = is_chinese(dialogue.turns[0][0])
     before: list[tuple[str, str]] = []
+    left = LONGEST_HISTORY
     count = rng.randint(*MANY_TURNS) if rng.random() < MANY else rng.choice(FEW_TURNS)
-    while len(before) < count:
+    while len(before) < count and left > LONGEST_OTHER_TURN:
         turns = rng.choice(skills).sample(rng, split).turns
-        if sum(len(question) + len(answer) for question, answer in turns) <= LONGEST_OTHER_TURN:
+        if is_chinese(turns[0][0]) != chinese and rng.random() < SAME_LANGUAGE:
+            continue
+        length = sum(3 if is_chinese(character) else 1 for turn in turns for text in turn for character in text)
+        if length <= LONGEST_OTHER_TURN:
             before.extend(turns)
+            left -= length
     return Dialogue((*before, *dialogue.turns), dialogue.check)
 
 
-def draw_dialogues(seed: int, step: int, count: int, split: str = TRAIN, last: bool = False) -> list[Dialogue]:
+def skill_weights(stage: str) -> dict[str, tuple[Skill, float]]:
+    """Return each skill, and the drills, by name with its weight in a stage.
+
+    Raises:
+        ValueError: there is no such stage.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {stage!r}")
+    factors = FACTORS[stage]
+    weighted = {
+        skill.name: (skill, skill.weight * factors.get(skill.name, 1.0)) for skill in (*all_skills().values(), DRILL)
+    }
+    if stage == FIRST:
+        total = sum(weight for _, weight in weighted.values())
+        weighted[COPYING.name] = (COPYING, total * COPYING_SHARE / (1 - COPYING_SHARE))
+    return weighted
+
+
+def draw_dialogues(seed: int, step: int, count: int, split: str = TRAIN, stage: str = MAIN) -> list[Dialogue]:
     """Draw the dialogues of one training step.
 
     Args:
@@ -56,14 +100,22 @@ def draw_dialogues(seed: int, step: int, count: int, split: str = TRAIN, last: b
         step: number of the step; the same step has the same dialogues in every run.
         count: number of dialogues.
         split: "train" or "test".
-        last: whether the step is one of the last, which draw by `LAST_WEIGHTS`.
+        stage: of the run, "first", "main", "lists" or "last".
+
+    Raises:
+        ValueError: there is no such stage.
     """
-    skills = [*all_skills().values(), DRILL]
-    weights = [skill.weight * (LAST_WEIGHTS.get(skill.name, 1.0) if last else 1.0) for skill in skills]
+    skills, weights = zip(*skill_weights(stage).values(), strict=True)
     rng = random.Random(f"{split} {seed} {step}")
     chosen = rng.choices(skills, weights=weights, k=count)
     dialogues = [skill.sample(rng, split) for skill in chosen]
-    return [after_other_turns(rng, d, split) if rng.random() < CONTINUED else d for d in dialogues]
+    alone = (COPYING.name, DRILL.name)
+    return [
+        after_other_turns(rng, dialogue, split)
+        if skill.name not in alone and rng.random() < CONTINUED[stage]
+        else dialogue
+        for skill, dialogue in zip(chosen, dialogues, strict=True)
+    ]
 
 
 def unseen_dialogues(skill: Skill, count: int, seed: int) -> Iterator[Dialogue]:

@@ -2,6 +2,7 @@
 
     python -m resources.chatglm_mini.train                 # two processes on two CPU cores, into chatglm/
     python -m resources.chatglm_mini.train --output /tmp/m # somewhere else
+    python -m resources.chatglm_mini.train --start chatglm --output /tmp/m --steps 0 --last-steps 1050 --last-rate 0.4
 
 A run that was killed goes on where its last checkpoint was written when the same command is given again, with the same data
 in the same order. Ctrl-C stops it.
@@ -34,7 +35,7 @@ from chatglm.modeling_chatglm import ChatGLMForConditionalGeneration
 from chatglm.tokenization_chatglm import ChatGLMTokenizer
 from loading.devices import cpu_supports_bfloat16
 
-from .corpus import draw_dialogues
+from .corpus import FIRST, LAST, LISTS, MAIN, draw_dialogues
 from .dialogue import Dialogue
 from .optimizer import OUTPUTS, MuonAdamW
 from .vocabulary import train_vocabulary
@@ -53,8 +54,10 @@ class Recipe:
 
     Attributes:
         steps: number of updates in which the rates rise and fall to zero.
+        first_steps: number of these, the first, in which almost half of the dialogues are plain copying.
+        lists_from: the step from which, until `steps`, closed lists are drawn more often.
         last_steps: number of updates after these, at small rates, on more of the skills that are learnt last.
-        dialogues: per update, over all processes.
+        dialogues: per update, over all processes; twice as many, as they are short, while lists are learnt.
         processes: that share an update's dialogues, one thread each.
         seed: of the corpus and of the initial weights.
         hidden_size, num_layers, num_attention_heads: the model's shape.
@@ -68,9 +71,11 @@ class Recipe:
         micro_tokens: tokens (padding included) that go through the model at once.
     """
 
-    steps: int = 3400
-    last_steps: int = 350
-    dialogues: int = 96
+    steps: int = 4500
+    first_steps: int = 350
+    lists_from: int = 2955
+    last_steps: int = 250
+    dialogues: int = 64
     processes: int = 2
     seed: int = 0
     hidden_size: int = 256
@@ -89,6 +94,12 @@ class Recipe:
     def all_steps(self) -> int:
         """Return the number of updates of a run."""
         return self.steps + self.last_steps
+
+    def stage(self, step: int) -> str:
+        """Return the stage of the corpus that a step draws from."""
+        if step >= self.steps:
+            return LAST
+        return FIRST if step < self.first_steps else MAIN if step < self.lists_from else LISTS
 
     def rate_scale(self, step: int) -> float:
         """Return the factor of the learning rates at a step: up, level, down to zero, and a little once more."""
@@ -186,6 +197,19 @@ def build_model(recipe: Recipe, tokenizer: ChatGLMTokenizer) -> ChatGLMForCondit
     return model
 
 
+def take_weights(model: ChatGLMForConditionalGeneration, start: Path) -> None:
+    """Give the model the weights of a checkpoint.
+
+    Raises:
+        ValueError: the checkpoint has another shape.
+    """
+    found = ChatGLMForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    shapes = [{name: tuple(value.shape) for name, value in each.state_dict().items()} for each in (found, model)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"{start} has another shape than the recipe; give its --hidden-size and --num-layers")
+    model.load_state_dict(found.state_dict())
+
+
 def share_gradients(model: nn.Module, totals: Tensor) -> Tensor:
     """Sum the gradients and `totals` (loss, tokens) over all processes; return the summed totals."""
     if not dist.is_initialized():
@@ -215,10 +239,12 @@ def write_atomically(path: Path, write) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def prepare_vocabulary(work: Path, seed: int) -> Path:
-    """Train the vocabulary unless an earlier start of this run has, and return its path."""
+def prepare_vocabulary(work: Path, seed: int, start: Path | None = None) -> Path:
+    """Train the vocabulary, or copy that of the checkpoint to start from, unless it is there; return its path."""
     path = work / VOCABULARY
-    if not path.exists():
+    if not path.exists() and start is not None:
+        write_atomically(path, lambda temporary: shutil.copyfile(start / VOCABULARY, temporary))
+    elif not path.exists():
         print("training the vocabulary …", flush=True)
         write_atomically(path, lambda temporary: temporary.write_bytes(train_vocabulary(seed)))
     return path
@@ -248,16 +274,30 @@ def load_state(work: Path, recipe: Recipe) -> dict | None:
 
 
 def train(
-    rank: int, recipe: Recipe, work: Path, device: str, save_every: float, stop_after: int, port_file: str
+    rank: int,
+    recipe: Recipe,
+    work: Path,
+    start: Path | None,
+    device: str,
+    save_every: float,
+    stop_after: int,
+    port_file: str,
 ) -> None:
-    """Train as one of `recipe.processes` processes; process 0 shows the progress and writes the files."""
+    """Train as one of `recipe.processes` processes; process 0 shows the progress and writes the files.
+
+    Raises:
+        ValueError: the state in `work` is of another recipe, or the checkpoint to start from has another shape.
+    """
     if device == "cpu":
         torch.set_num_threads(1 if recipe.processes > 1 else min(2, os.cpu_count() or 1))
     if recipe.processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=recipe.processes)
     half = device != "cpu" or cpu_supports_bfloat16()  # a CPU that only emulates bfloat16 is 17 times slower in it
     tokenizer = ChatGLMTokenizer(str(work / VOCABULARY), num_image_tokens=0)
-    model = build_model(recipe, tokenizer).to(device).train()
+    model = build_model(recipe, tokenizer)
+    if start is not None:
+        take_weights(model, start)
+    model = model.to(device).train()
     matrix_dtype = torch.bfloat16 if half else torch.float32
     optimizer = MuonAdamW(model, recipe.matrix_rate, recipe.other_rate, recipe.output_factor, matrix_dtype)
     losses: list[float] = []
@@ -274,7 +314,9 @@ def train(
     last = recipe.all_steps if stop_after == 0 else min(recipe.all_steps, stop_after)
     while len(losses) < last:
         step = len(losses)
-        dialogues = draw_dialogues(recipe.seed, step, recipe.dialogues, last=step >= recipe.steps)
+        stage = recipe.stage(step)
+        count = recipe.dialogues * (2 if stage == LISTS else 1)
+        dialogues = draw_dialogues(recipe.seed, step, count, stage=stage)
         examples = sorted((encode(tokenizer, dialogue) for dialogue in dialogues), key=lambda e: len(e[0]) + len(e[1]))
         totals = torch.zeros(2, device=device)
         batches = micro_batches(share(examples, rank, recipe.processes), tokenizer.pad_token_id, recipe.micro_tokens)
@@ -318,10 +360,12 @@ def train(
         dist.destroy_process_group()
 
 
-def run_processes(recipe: Recipe, work: Path, device: str, save_every: float, stop_after: int) -> None:
+def run_processes(
+    recipe: Recipe, work: Path, start: Path | None, device: str, save_every: float, stop_after: int
+) -> None:
     """Train in as many processes as the recipe says; this one is the first."""
     with tempfile.TemporaryDirectory() as directory:
-        arguments = (recipe, work, device, save_every, stop_after, str(Path(directory) / "meeting"))
+        arguments = (recipe, work, start, device, save_every, stop_after, str(Path(directory) / "meeting"))
         context = multiprocessing.get_context("spawn")
         others = [
             context.Process(target=train, args=(rank, *arguments), daemon=True) for rank in range(1, recipe.processes)
@@ -386,6 +430,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--output", type=Path, default=ROOT / "chatglm", help="folder of the checkpoint")
     parser.add_argument("--work", type=Path, help="folder for what a resumed run needs (default: .training in OUTPUT)")
+    parser.add_argument("--start", type=Path, help="folder of a checkpoint whose weights and vocabulary to begin with")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between checkpoints of the run")
     parser.add_argument("--stop-after", type=int, default=0, help="pause after this many steps, 0 for none")
@@ -404,9 +449,9 @@ def main() -> None:
     work = arguments.work or arguments.output / ".training"
     work.mkdir(parents=True, exist_ok=True)
     (work / ".gitignore").write_text("*\n")
-    prepare_vocabulary(work, recipe.seed)
+    prepare_vocabulary(work, recipe.seed, arguments.start)
     try:
-        run_processes(recipe, work, arguments.device, arguments.save_every, arguments.stop_after)
+        run_processes(recipe, work, arguments.start, arguments.device, arguments.save_every, arguments.stop_after)
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

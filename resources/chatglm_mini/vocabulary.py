@@ -26,7 +26,7 @@ from .dialogue import is_chinese
 from .names import CITIES_EN, ENGLISH_NAMES
 from .tables import blocks, table
 
-PIECES = 4992
+PIECES = 5952
 DIALOGUES = 40_000
 # Characters that are rarer than this are spelt in bytes; a piece each would never be learnt.
 RAREST_CHARACTER = 12
@@ -51,10 +51,16 @@ def unlisted_words() -> re.Pattern[str]:
     known = "\n".join(line for block in blocks("travel") for line in block).split("\n")
     listed = "\n".join(table("translation"))
     words = {word for line in table("unlisted") for word in line.split(" = ")[1].split("|")}
-    chinese = [re.escape(word) for word in words if is_chinese(word) and word not in listed]
-    english = [rf"\b(?i:{re.escape(word)})\b" for word in words if not is_chinese(word)]
-    names = [rf"\b{re.escape(name)}\b" for name in {*ENGLISH_NAMES, *CITIES_EN} - set(known)]
-    return re.compile("|".join(sorted(chinese + english + names, key=len, reverse=True)))
+    found = [(word, re.escape(word)) for word in words if is_chinese(word) and word not in listed]
+    found += [(word, rf"\b(?i:{re.escape(word)})\b") for word in words if not is_chinese(word)]
+    found += [(name, rf"\b{re.escape(name)}\b") for name in {*ENGLISH_NAMES, *CITIES_EN} - set(known)]
+    # Grouped by the first letter: three times as fast as trying each word at each letter.
+    groups: dict[str, list[str]] = {}
+    for word, pattern in sorted(found, key=lambda entry: len(entry[1]), reverse=True):
+        groups.setdefault(word[0].lower(), []).append(pattern)
+    return re.compile(
+        "|".join(f"(?=[{c}{c.upper()}])(?:{'|'.join(alternatives)})" for c, alternatives in groups.items())
+    )
 
 
 def spell_out(line: str, unlisted: re.Pattern[str]) -> str:
