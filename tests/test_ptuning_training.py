@@ -319,7 +319,7 @@ def test_forgetting_is_reported(tmp_path, rows):
     from resources.chatglm_mini.corpus import as_row
     from resources.chatglm_mini.evaluate import evaluate
 
-    results = evaluate(Path(main.ROOT) / "chatglm", cases=3, names=["greetings", "identity"])
+    results = evaluate(Path(main.ROOT) / "chatglm", cases=12, names=["greetings", "identity"])
     cases = tmp_path / "cases.jsonl"
     lines = [as_row(dialogue, skill=result.skill.name) for result in results for dialogue in result.answered]
     cases.write_text("".join(lines), encoding="utf-8")
