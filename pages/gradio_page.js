@@ -8,6 +8,7 @@
     const chats = new Map(); // by id: all that this browser keeps
     let texts = {}, chat = fresh(), draft = "", copied = null;
     let follows = true; // whether the newest answer is followed while it grows
+    let scrolled = 0; // where the list of answers was scrolled to last
     let turned = null; // the version that was just turned to: {index, by}, by which button
     let running = null; // the round that is being answered: {chat, path, node, before, ended, end}
     let pdf = null; // the one that the server reads: {data, resolve}
@@ -189,8 +190,11 @@
     }
 
     document.addEventListener("scroll", ({ target: log }) => {
-        if (log instanceof Element && log.matches("#chat [role=log]"))
-            follows = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+        if (!(log instanceof Element && log.matches("#chat [role=log]"))) return;
+        // the end may have moved on since we scrolled there: only who scrolls back wants to stay
+        if (log.scrollHeight - log.scrollTop - log.clientHeight < 60) follows = true;
+        else if (log.scrollTop < scrolled) follows = false;
+        scrolled = log.scrollTop;
     }, true);
 
     /** Return what the server is to show: rounds, what stands in the box, and the system prompt. */
