@@ -260,6 +260,9 @@ def test_run_starts_from_a_checkpoint(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "argv", [*tiny_run(tmp_path / "other")[2:], "--start", str(CHECKPOINT)])
     with pytest.raises(SystemExit, match="another shape"):
         train.main()
+    (tmp_path / "other" / ".training" / VOCABULARY).write_bytes(b"of another run")
+    with pytest.raises(SystemExit, match="is not the vocabulary of"):
+        train.main()
 
 
 def test_run_refuses_the_state_of_another_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,8 +240,14 @@ def write_atomically(path: Path, write) -> None:
 
 
 def prepare_vocabulary(work: Path, seed: int, start: Path | None = None) -> Path:
-    """Train the vocabulary, or copy that of the checkpoint to start from, unless it is there; return its path."""
+    """Train the vocabulary, or copy that of the checkpoint to start from, unless it is there; return its path.
+
+    Raises:
+        ValueError: the one that is there is not that of the checkpoint to start from.
+    """
     path = work / VOCABULARY
+    if path.exists() and start is not None and path.read_bytes() != (start / VOCABULARY).read_bytes():
+        raise ValueError(f"{path} is not the vocabulary of {start}; remove it, or give another --output")
     if not path.exists() and start is not None:
         write_atomically(path, lambda temporary: shutil.copyfile(start / VOCABULARY, temporary))
     elif not path.exists():
@@ -449,8 +455,8 @@ def main() -> None:
     work = arguments.work or arguments.output / ".training"
     work.mkdir(parents=True, exist_ok=True)
     (work / ".gitignore").write_text("*\n")
-    prepare_vocabulary(work, recipe.seed, arguments.start)
     try:
+        prepare_vocabulary(work, recipe.seed, arguments.start)
         run_processes(recipe, work, arguments.start, arguments.device, arguments.save_every, arguments.stop_after)
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -101,12 +101,12 @@ def dialogue(question: str, text: str) -> Dialogue:
 
 
 class Copying:
-    """Give back a sequence after a plain order: the first steps of training learn copying from this alone."""
+    """Give back a sequence after a plain order: almost half of what the first steps of a run learn from."""
 
     name = "copying"
     title_en = "Copying"
     title_zh = "照抄"
-    weight = 0.0
+    weight = 0.0  # drawn in the first stage only, by a share of its own
 
     def sample(self, rng: random.Random, split: str) -> Dialogue:
         """Draw a sequence of names, numbers and characters that the other split never uses."""
