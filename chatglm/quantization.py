@@ -35,7 +35,9 @@ BLOCK_LINEARS = (
 ROWS_AT_ONCE = 4096
 # The same for multiplying gradients: half a matrix block of 4096 columns is then 512 KiB, and stays in the CPU's cache.
 GRADIENT_ROWS_AT_ONCE = 64
-REFINED_AT_MOST = 256  # logits of a row that are computed again exactly; where more are close, the order says little
+# Logits of a position that are computed exactly: those that could be the largest, or are at most so far behind it; of
+# many, the largest. An INT4 copy computes at most so many positions of a sequence; more are there to be scored.
+REFINED_AT_MOST, LIKELY, FEW_POSITIONS = 256, 4.0, 8
 
 
 def is_intercepted(module: nn.Module) -> bool:
@@ -84,13 +86,6 @@ def quantize_weight(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torc
     """
     packed, weight_scale = _empty_rows(weight, bits)
     _quantize_into(weight, bits, packed, weight_scale)
-    return packed, weight_scale
-
-
-def quantize_weight_reference(weight: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantise a matrix as `quantize_weight` does, by PyTorch."""
-    packed, weight_scale = _empty_rows(weight, bits)
-    check_scales(_quantize_rows(weight, bits, packed, weight_scale), bits)
     return packed, weight_scale
 
 
@@ -415,8 +410,7 @@ class _Stored(nn.Module):
     """
 
     def _take_over(self, weight: nn.Parameter) -> None:
-        self.weight, self.output_dtype = weight, weight.dtype
-        self._file_rows, self._file_rows_of = None, None
+        self.weight, self.output_dtype, self._file_rows, self._file_rows_of = weight, weight.dtype, None, None
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
         probe = fn(torch.empty(0, dtype=self.output_dtype, device=self.weight.device))
@@ -460,29 +454,34 @@ class StoredEmbedding(_Stored, nn.Embedding):
 class OutputLinear(_Stored, nn.Linear):
     """Compute a quantised model's logits from its float output layer.
 
-    On a CPU the logits come from an INT8 copy, made at first use, which halves the bytes to read; those that could be
-    the largest are then computed from the float weights, so that greedy decoding takes the same token.
+    On a CPU the logits come from an INT8 or INT4 copy, made at first use, of half or a quarter of the bytes. Those that
+    could be the largest, or are likely, are then computed from the float weights, so that greedy decoding takes the
+    same token. Instead of an INT4 copy, the float weights compute many positions, which are there to score a text.
 
     Attributes:
+        bits: of the copy, 4 or 8.
         exact: never use the copy (set by `set_exact`).
     """
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear) -> OutputLinear:
+    def from_linear(cls, linear: nn.Linear, bits: int) -> OutputLinear:
         """Take over a linear layer's weight (it has no bias)."""
         layer = cls(linear.in_features, linear.out_features, bias=False, device="meta")
         layer._take_over(linear.weight)
-        layer.exact, layer._copy, layer._copy_of = False, None, None
+        layer.bits, layer.exact, layer._copy, layer._copy_of = bits, False, None, None
         return layer
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map `[..., i]` to logits `[..., o]` in the input's dtype."""
         needs_gradient = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        if needs_gradient or self.exact or self.weight.device.type != "cpu" or not cpu_kernels.available(input.dtype):
+        is_scored = self.bits == 4 and input.dim() > 2 and input.shape[1] > FEW_POSITIONS
+        by_kernels = self.weight.device.type == "cpu" and cpu_kernels.available(input.dtype)
+        if needs_gradient or is_scored or self.exact or not by_kernels:
             return self._linear(input)
-        packed, weight_scale = self._int8_copy()
-        logits = cpu_kernels.linear(input, packed, weight_scale, 8)
-        self._refine(input.reshape(-1, self.in_features), logits.view(-1, self.out_features), weight_scale)
+        packed, weight_scale = self._packed_copy()
+        logits = cpu_kernels.linear(input, packed, weight_scale, self.bits)
+        for hidden, row in zip(input.reshape(-1, self.in_features), logits.view(-1, self.out_features), strict=True):
+            self._refine(hidden, row, weight_scale)
         return logits
 
     def _linear(self, input: torch.Tensor) -> torch.Tensor:
@@ -492,27 +491,28 @@ class OutputLinear(_Stored, nn.Linear):
             return _StoredLinearFunction.apply(input, self.weight)
         return _stored_linear(input, self.weight)
 
-    def _int8_copy(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _packed_copy(self) -> tuple[torch.Tensor, torch.Tensor]:
         version = self._weight_version()
         if self._copy_of != version:
             weight, release = self.weight.detach(), self._find_file_rows() is not None
-            packed = mapped_memory.use_huge_pages(torch.empty(weight.shape, dtype=torch.int8))
-            weight_scale = torch.empty(len(weight), dtype=torch.float16)
+            packed, weight_scale = _empty_rows(weight, self.bits)
+            mapped_memory.use_huge_pages(packed)
             for start in range(0, len(weight), ROWS_AT_ONCE):
                 rows = slice(start, start + ROWS_AT_ONCE)
-                _quantize_into(weight[rows], 8, packed[rows], weight_scale[rows])
+                _quantize_into(weight[rows], self.bits, packed[rows], weight_scale[rows])
                 if release:
                     mapped_memory.release_pages(weight[rows])
             self._copy, self._copy_of = (packed, weight_scale), version
         return self._copy
 
-    def _refine(self, input: torch.Tensor, logits: torch.Tensor, weight_scale: torch.Tensor) -> None:
-        """Replace the logits [n, o] that could be the largest of their row by exact ones, in place."""
-        # rounding weights and activations errs by about 0.35 scale * |x| (one standard deviation); take six of them
-        margin = 2 * weight_scale.max().float() * input.float().norm(dim=-1, keepdim=True)
-        near = logits >= logits.amax(dim=-1, keepdim=True) - margin
-        row, token = (near & (near.sum(dim=-1, keepdim=True) <= REFINED_AT_MOST)).nonzero(as_tuple=True)
-        logits[row, token] = (input[row].float() * self._rows(token).float()).sum(dim=-1).to(logits.dtype)
+    def _refine(self, hidden: torch.Tensor, logits: torch.Tensor, weight_scale: torch.Tensor) -> None:
+        """Replace the logits [o] that could be the largest, or are likely, by exact ones, in place."""
+        # rounding weights and activations errs by about 0.35 scale * |x| (one standard deviation); take three of them
+        margin = weight_scale.float() * hidden.float().norm()
+        tokens = (logits + margin >= (logits - margin).max() - LIKELY).nonzero()[:, 0]
+        if len(tokens) > REFINED_AT_MOST:
+            tokens = logits.topk(REFINED_AT_MOST).indices
+        logits[tokens] = (hidden.float() * self._rows(tokens).float()).sum(dim=-1).to(logits.dtype)
 
 
 def _packed_weight(weight: torch.Tensor, bits: int, empty: bool) -> tuple[nn.Parameter, torch.Tensor]:
@@ -574,7 +574,7 @@ def quantize(
         tie_quantized_embeddings(model)
     else:
         model.transformer.word_embeddings = StoredEmbedding.from_embedding(model.transformer.word_embeddings)
-        model.lm_head = OutputLinear.from_linear(model.lm_head)
+        model.lm_head = OutputLinear.from_linear(model.lm_head, bits)
     if calibration is not None:
         calibration.begin(model)
     for layer in model.transformer.layers:

@@ -104,8 +104,8 @@ def weight_bytes(
         layer_bits = bits
         if config.quantization_embeddings:
             embedding_bits = bits
-        elif torch.device(device).type == "cpu":  # holds an INT8 copy; the float embedding stays in its file
-            embedding_bits = 8
+        elif torch.device(device).type == "cpu":  # holds a copy in as many bits; the float embedding stays in its file
+            embedding_bits = bits
     return (config.num_layers * layer * layer_bits + config.vocab_size * config.hidden_size * embedding_bits) // 8
 
 

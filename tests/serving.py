@@ -96,11 +96,11 @@ def frames(text: str) -> list[dict]:
     return [json.loads(line[6:]) for line in lines if line and line != "data: [DONE]"]
 
 
-def wait_until(condition, seconds: float = 60.0) -> None:
-    """Wait for a condition; fail if it does not come true."""
+def wait_until(condition, seconds: float = 60.0, state=lambda: "") -> None:
+    """Wait for a condition; fail if it does not come true, saying what `state` returns then."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
+        assert time.monotonic() < deadline, f"the condition did not come true {state()}"
         time.sleep(0.01)
 
 

@@ -253,7 +253,8 @@ def test_role_frame_comes_while_the_request_waits(servers):
         next(lines)
         with server.http.stream("POST", CHAT, json={"messages": USER, "stream": True}) as second:
             assert "assistant" in next(second.iter_lines())
-            wait_until(lambda: server.engine.queue_length == 1)  # the first one has begun, this one waits
+            # the first one has begun, this one waits
+            wait_until(lambda: server.engine.queue_length == 1, state=lambda: server.http.get("/health").text)
 
 
 # OpenAI's routes

@@ -225,17 +225,17 @@ def test_weight_bytes_are_those_of_a_model(dtype, bits):
     if bits:
         model.quantize(bits)
     layers = sum(tensor.numel() * tensor.itemsize for tensor in model.transformer.layers.state_dict().values())
-    embedding = 1000 * 256 * (1 if bits else dtype.itemsize)
+    embedding = 1000 * 256 * (bits / 8 if bits else dtype.itemsize)
     assert devices.weight_bytes(config, dtype, bits) == pytest.approx(layers + embedding, rel=0.03)
 
 
 def test_weight_bytes_on_a_gpu_have_the_embedding_in_half_precision():
-    """28 layers of 201.3 M weights, and 130,528 x 4,096 in float16, which a CPU holds in INT8."""
+    """28 layers of 201.3 M weights, and 130,528 x 4,096 in float16, of which a CPU holds a quantised copy."""
     layers, embedding = 28 * 201_326_592, 130_528 * 4096
     for bits in (4, 8):
         on_gpu = devices.weight_bytes(REAL, torch.float16, bits, "cuda")
         assert on_gpu == layers * bits // 8 + 2 * embedding
-        assert on_gpu - devices.weight_bytes(REAL, torch.float16, bits, "cpu") == embedding
+        assert on_gpu - devices.weight_bytes(REAL, torch.float16, bits, "cpu") == 2 * embedding - embedding * bits // 8
 
 
 def test_int4_fits_a_card_of_six_gigabytes_with_a_whole_conversation(monkeypatch):

@@ -25,7 +25,6 @@ from chatglm.quantization import (
     linear_reference,
     pack_int4,
     quantize_weight,
-    quantize_weight_reference,
     quantized_linear,
     set_exact,
     unpack_int4,
@@ -51,6 +50,12 @@ def no_kernels(monkeypatch):
     monkeypatch.setattr(cpu_kernels, "library", lambda: None)
 
 
+def quantize_by_pytorch(weight, bits):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_kernels, "available", lambda dtype: False)
+        return quantize_weight(weight, bits)
+
+
 def relative_error(actual, expected):
     actual, expected = torch.as_tensor(actual).double(), torch.as_tensor(expected).double()
     return float((actual - expected).norm() / expected.norm())
@@ -70,7 +75,7 @@ def by_hand(packed, weight_scale, bits):
 # -- the format -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("quantizer", [quantize_weight, quantize_weight_reference])
+@pytest.mark.parametrize("quantizer", [quantize_weight, quantize_by_pytorch])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 @pytest.mark.parametrize("kind", KINDS)
 def test_quantize_weight_equals_reference(source_weights, quantized_weights, kind, dtype, quantizer):
@@ -99,7 +104,7 @@ def test_quantize_weight_equals_its_reference_on_rough_rows(bits, dtype):
     torch.manual_seed(0)
     weight = torch.randn(70, 1030).to(dtype)
     weight[3], weight[5], weight[7, ::2] = 0, weight[5] * 1e-6, 0
-    for actual, expected in zip(quantize_weight(weight, bits), quantize_weight_reference(weight, bits), strict=True):
+    for actual, expected in zip(quantize_weight(weight, bits), quantize_by_pytorch(weight, bits), strict=True):
         assert torch.equal(actual, expected)
 
 
@@ -127,7 +132,7 @@ def test_quantize_weight_refuses_odd_columns_with_4_bits():
     assert quantize_weight(torch.ones(2, 7), 8)[0].shape == (2, 7)
 
 
-@pytest.mark.parametrize("quantizer", [quantize_weight, quantize_weight_reference])
+@pytest.mark.parametrize("quantizer", [quantize_weight, quantize_by_pytorch])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_quantize_weight_refuses_what_has_no_scale(quantizer, value):
     weight = torch.ones(3, 16)
@@ -240,40 +245,61 @@ def test_stored_embedding_survives_changes_of_its_file(tmp_path, change):
 
 
 @torch.no_grad()
-def test_output_linear_takes_the_exact_largest_logit():
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.015), (4, 0.2)])
+def test_output_linear_takes_the_exact_largest_logit(bits, error):
     torch.manual_seed(0)
     linear = nn.Linear(256, 3000, bias=False)
     linear.weight[1000:1200] = linear.weight[7] + 0.002 * torch.randn(200, 256)  # hard to tell apart in 8 bits
-    output = OutputLinear.from_linear(linear)
+    output = OutputLinear.from_linear(linear, bits)
     input = torch.cat([torch.randn(20, 256), linear.weight[7] + 0.1 * torch.randn(40, 256)])
     expected, logits = linear(input), output(input)
-    assert relative_error(logits, expected) < 0.015
+    assert relative_error(logits, expected) < error
     assert torch.equal(logits.argmax(dim=-1), expected.argmax(dim=-1))
     largest = expected.amax(dim=-1)
     assert torch.allclose(logits.amax(dim=-1), largest, rtol=1e-5)
 
 
 @torch.no_grad()
-def test_output_linear_refines_a_row_whatever_its_neighbours_are():
+@pytest.mark.parametrize("bits", [4, 8])
+def test_output_linear_has_the_exact_chances_of_what_is_likely(bits):
+    torch.manual_seed(0)
+    linear, input = nn.Linear(256, 3000, bias=False), 10 * torch.randn(50, 256)
+    output = OutputLinear.from_linear(linear, bits)
+    expected, logits = linear(input), output(input)
+    likely = expected > expected.amax(dim=-1, keepdim=True) - 4
+    assert likely.sum() > 100
+    assert torch.allclose(logits[likely], expected[likely], rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_output_linear_scores_many_positions_by_the_float_weights():
+    linear, hidden = nn.Linear(64, 100, bias=False), torch.randn(2, 9, 64)
+    assert torch.equal(OutputLinear.from_linear(linear, 4)(hidden), linear(hidden))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("bits", [4, 8])
+def test_output_linear_refines_a_row_whatever_its_neighbours_are(bits):
     torch.manual_seed(0)
     linear = nn.Linear(256, 3000, bias=False)
     linear.weight[1000:1600] = linear.weight[7] + 0.002 * torch.randn(600, 256)  # too many to be computed again
-    output, crowded = OutputLinear.from_linear(linear), linear.weight[7] + 0.01 * torch.randn(1, 256)
+    output, crowded = OutputLinear.from_linear(linear, bits), linear.weight[7] + 0.01 * torch.randn(1, 256)
     rows = torch.cat([crowded, torch.randn(3, 256), crowded])  # with more than six, AVX-512 adds in another order
     assert torch.equal(output(rows), torch.cat([output(row[None]) for row in rows]))
 
 
 @torch.no_grad()
-def test_output_linear_takes_a_part_of_the_hidden_states():
+@pytest.mark.parametrize("bits", [4, 8])
+def test_output_linear_takes_a_part_of_the_hidden_states(bits):
     """As `logits_to_keep` cuts it out of a batch, where it is not contiguous."""
-    output, hidden = OutputLinear.from_linear(nn.Linear(64, 100, bias=False)), torch.randn(3, 9, 64)
+    output, hidden = OutputLinear.from_linear(nn.Linear(64, 100, bias=False), bits), torch.randn(3, 9, 64)
     assert torch.equal(output(hidden[:, -4:]), output(hidden[:, -4:].contiguous()))
 
 
 @torch.no_grad()
 def test_output_linear_follows_changes_of_its_weight():
     torch.manual_seed(0)
-    output, input = OutputLinear.from_linear(nn.Linear(64, 100, bias=False)), torch.randn(1, 64)
+    output, input = OutputLinear.from_linear(nn.Linear(64, 100, bias=False), 8), torch.randn(1, 64)
     before = output(input)
     output.weight.mul_(2)
     assert relative_error(output(input), 2 * before) < 0.02
@@ -282,7 +308,7 @@ def test_output_linear_follows_changes_of_its_weight():
 def test_output_linear_is_differentiable():
     torch.manual_seed(0)
     output, input = (
-        OutputLinear.from_linear(nn.Linear(64, 100, bias=False).half()),
+        OutputLinear.from_linear(nn.Linear(64, 100, bias=False).half(), 4),
         torch.randn(2, 64, requires_grad=True),
     )
     output(input).sum().backward()
@@ -325,7 +351,10 @@ def test_from_pretrained_quantised_checkpoint_equals_reference(
     # the stored outputs were computed before the scales were rounded to half precision
     assert relative_error(model(input_ids).logits[0, -1], golden[f"{kind}.logits_last"]) < 1e-3
     set_exact(model, False)
-    assert relative_error(model(input_ids).logits[0, -1], golden[f"{kind}.logits_last"]) < 0.05
+    logits, expected = model(input_ids).logits[0, -1], torch.tensor(golden[f"{kind}.logits_last"])
+    largest = expected.topk(100).indices
+    assert relative_error(logits[largest], expected[largest]) < 0.05
+    assert relative_error(logits, expected) < (0.15 if kind == "int4" else 0.05)  # most are the output layer's copy's
 
 
 @torch.no_grad()

@@ -176,6 +176,27 @@ def wide_cache() -> Iterator[None]:
         cpu_decode.cache_dtype = own
 
 
+@contextlib.contextmanager
+def wide_output(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
+    """Let the output layer keep an INT8 copy instead of an INT4 one."""
+    output = model.lm_head
+    own, output.bits, output._copy, output._copy_of = (output.bits, output._copy, output._copy_of), 8, None, None
+    try:
+        yield
+    finally:
+        output.bits, output._copy, output._copy_of = own
+
+
+def output_ratio(model: ChatGLMForConditionalGeneration, tokens: int, pairs: int) -> float:
+    """Return how many times as long a token takes with an INT8 copy of the output layer, by pairs in turn."""
+    ratios = []
+    for _ in range(pairs):
+        narrow = token_seconds(model, 16, 1, tokens)
+        with wide_output(model):
+            ratios.append(token_seconds(model, 16, 1, tokens) / narrow)
+    return statistics.median(ratios)
+
+
 def tuning_seconds(model: ChatGLMForConditionalGeneration, length: int) -> float:
     """Return the seconds of a P-Tuning step without its optimiser: forward and backward through the blocks."""
     prompt, start = random_prompt(model.config, length), time.perf_counter()
@@ -201,10 +222,10 @@ def read_bandwidth(threads: int, size: int = 1 << 30) -> float:
 
 
 def token_bytes(model: ChatGLMForConditionalGeneration, length: int) -> int:
-    """Return the bytes that a token reads: packed matrices, the output layer's INT8 copy, cached keys and values."""
+    """Return the bytes that a token reads: packed matrices, the output layer's copy, cached keys and values."""
     packed = (m.weight for m in model.modules() if isinstance(m, quantization.QuantizedLinear))
     cached = 2 * model.config.num_layers * model.config.hidden_size * length * torch.float16.itemsize
-    return sum(weight.numel() for weight in packed) + model.lm_head.weight.numel() + cached
+    return sum(weight.numel() for weight in packed) + model.lm_head.weight.numel() * model.lm_head.bits // 8 + cached
 
 
 def median(measure: Callable[[], float], repeats: int) -> float:
@@ -253,6 +274,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         wide = token_seconds(model, length, 1, tokens)
     note = f"{wide / seconds:.2f} times as long"
     row(f"decode, prompt {length}, keys in float32", f"{1 / wide:.2f} tokens/s", "", "", note)
+    note = f"{output_ratio(model, tokens, 2 * repeats + 1):.3f} times as long"
+    row("decode, an INT8 copy of the output layer", "", "", "", note)
     seconds = median(lambda: prompt_seconds(model, length), repeats)
     llama = llama_seconds(gguf, length, 1, 1, repeats + 1)[0] if has_llama else None
     versus = [f"{length / llama:.1f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
