@@ -31,11 +31,14 @@ FACTORS: dict[str, dict[str, float]] = {
     FIRST: {},
     MAIN: {},
     LISTS: {
-        "translation": 3.0, "facts": 2.7, "opposites": 2.0, "calendar": 2.0, "arithmetic": 2.6, "drill": 2.5, "advice": 2.2,
-        "smalltalk": 1.4, "greetings": 1.2, "identity": 1.4, "roleplay": 1.3, "travel": 1.3, "comparison": 1.3,
-        "adgen": 0.35, "email": 0.4, "extraction": 0.6, "outline": 0.5, "repeat": 0.4, "outofscope": 0.6,
+        "translation": 1.6, "facts": 2.2, "opposites": 3.5, "calendar": 3.0, "arithmetic": 2.2, "drill": 1.5, "advice": 2.0,
+        "smalltalk": 2.2, "greetings": 1.5, "identity": 2.5, "roleplay": 1.3, "travel": 1.2, "comparison": 1.2,
+        "adgen": 0.6, "email": 0.8, "outline": 0.6, "repeat": 0.7, "outofscope": 1.3, "limits": 1.2,
     },
-    LAST: {"adgen": 0.8, "extraction": 1.2, "memory": 1.2, "translation": 1.3, "facts": 1.5, "advice": 1.2, "arithmetic": 1.2},
+    LAST: {
+        "adgen": 0.8, "extraction": 1.3, "memory": 1.2, "facts": 1.3, "advice": 1.3, "arithmetic": 1.2, "opposites": 2.0,
+        "calendar": 1.6, "identity": 1.8, "smalltalk": 1.6, "outofscope": 1.4, "limits": 1.2,
+    },
 }
 # fmt: on
 
