@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
+from .int8_states import SCALE_BYTES, from_buffer, to_buffer
 from .positions import PromptLayout
 
 CACHE_STEP = 256  # tokens by which the cache grows in main memory, and of which it is a multiple on a GPU
@@ -57,7 +58,7 @@ class ChatGLMCache(Cache):
     """Keys and values of all layers in buffers with some room, so that a token costs no copy; see `grown_capacity`.
 
     Attributes:
-        keys, values: a buffer [b, h, capacity, d] for each layer.
+        keys, values: a buffer [b, h, capacity, d] for each layer; in INT8 [b, h, capacity, d + 2], see `int8_states`.
         dtype: of buffers yet to be made, None for that of the keys.
         expected_length: tokens that there will be at most, prefix not counted; None if that is not known.
         prefix_length: number of P-Tuning prefix tokens at the front of the buffers.
@@ -100,16 +101,17 @@ class ChatGLMCache(Cache):
         """
         b, h, s, d = key_states.shape
         if layer_idx == len(self.keys):
-            self.keys.append(key_states.new_empty(b, h, 0, d, dtype=self.dtype))
-            self.values.append(value_states.new_empty(b, h, 0, d, dtype=self.dtype))
+            width = d + SCALE_BYTES if self.dtype == torch.int8 else d
+            self.keys.append(key_states.new_empty(b, h, 0, width, dtype=self.dtype))
+            self.values.append(value_states.new_empty(b, h, 0, width, dtype=self.dtype))
             self.lengths.append(0)
         start, end = self.lengths[layer_idx], self.lengths[layer_idx] + s
         self._grow(layer_idx, end)
         key, value = self.keys[layer_idx], self.values[layer_idx]
-        key[:, :, start:end] = key_states
-        value[:, :, start:end] = value_states
+        key[:, :, start:end] = to_buffer(key_states, key.dtype)
+        value[:, :, start:end] = to_buffer(value_states, value.dtype)
         self.lengths[layer_idx] = end
-        return key[:, :, :end].to(key_states.dtype), value[:, :, :end].to(value_states.dtype)
+        return from_buffer(key[:, :, :end], key_states.dtype), from_buffer(value[:, :, :end], value_states.dtype)
 
     def append(self, layer_idx: int, count: int = 1) -> tuple[Tensor, Tensor, list[int]]:
         """Make room for `count` tokens a row in a layer; return its buffers and the columns to be written, by rows."""
@@ -216,8 +218,9 @@ class ChatGLMCache(Cache):
         return len(self.keys)
 
     def __getitem__(self, layer_idx: int) -> tuple[Tensor, Tensor]:
-        end = self.lengths[layer_idx]
-        return self.keys[layer_idx][:, :, :end], self.values[layer_idx][:, :, :end]
+        end, dtype = self.lengths[layer_idx], self.keys[layer_idx].dtype
+        dtype = torch.float32 if dtype == torch.int8 else dtype
+        return tuple(from_buffer(buffers[layer_idx][:, :, :end], dtype) for buffers in (self.keys, self.values))
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (self[layer] for layer in range(len(self)))

@@ -25,12 +25,14 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from .int8_states import from_buffer, to_buffer
 from .kernel_cache import KernelError, find_or_compile, find_source
 
 logger = logging.get_logger(__name__)
 
 SOURCE = "kernels/quantization_kernels.c"
 NUMBER_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+CACHE_TYPES = NUMBER_TYPES | {torch.int8: 3}  # of keys and values
 PATHS = {"portable": 0, "neon": 1, "avx2": 2, "avx512": 3}
 BLOCK, LANES = 512, 16  # columns that are quantised together, and groups in them, as in the source
 LARGEST_HEAD = 256
@@ -470,7 +472,7 @@ class _Cached:
         self.key_mask, self.longest = key_mask, max(positions) + 1
         mask = (None, 0) if key_mask is None else (key_mask.data_ptr(), key_mask.stride(0))
         self.pointers = *(tensor.data_ptr() for tensor in self.tensors), *mask
-        b, (_, h, capacity, d) = len(positions), keys.shape
+        b, d, (_, h, capacity, _) = len(positions), rotary[0].shape[-1], keys.shape
         self.sizes = self.longest, b, h, d, capacity, (ctypes.c_int64 * b)(*positions)
 
 
@@ -487,7 +489,8 @@ def decode_attention(
     Args:
         mixed: `[b, h, 3, d]`, query, key and value; `d` a multiple of 16 and at most 256.
         rotary: cosine and signed sine, `[b, d]` each.
-        keys, values: the cache's buffers `[b or more, h, capacity, d]`, contiguous; written at `positions`.
+        keys, values: the cache's buffers `[b or more, h, capacity, d]` (INT8: `d + 2`, see `int8_states`), contiguous;
+            written at `positions`.
         positions: number of tokens that each of the `b` rows has cached so far.
         key_mask: bool `[b, largest position + 1]`, false for keys that must not be seen, or None.
 
@@ -501,7 +504,7 @@ def decode_attention(
     scores = torch.empty(b * h * cached.longest, dtype=torch.float32)
     library().decode_attention(
         NUMBER_TYPES[mixed.dtype],
-        NUMBER_TYPES[keys.dtype],
+        CACHE_TYPES[keys.dtype],
         mixed.data_ptr(),
         *cached.pointers,
         context.data_ptr(),
@@ -548,7 +551,7 @@ def decode_block(
     library().decode_block(
         PATHS[supported_paths()[-1]],
         NUMBER_TYPES[output.dtype],
-        NUMBER_TYPES[keys.dtype],
+        CACHE_TYPES[keys.dtype],
         block,
         output.data_ptr(),
         residual_scale,
@@ -580,10 +583,11 @@ def decode_attention_reference(
     rotated = token * cosine + swapped * sine
     context = torch.empty(b, h, d)
     for row, position in enumerate(positions):
-        keys[row, :, position] = rotated[row, :, 1].to(keys.dtype)
-        values[row, :, position] = mixed[row, :, 2]
-        scores = (keys[row, :, : position + 1].float() @ rotated[row, :, 0, :, None])[..., 0] / d**0.5  # [h, t]
+        keys[row, :, position] = to_buffer(rotated[row, :, 1], keys.dtype)
+        values[row, :, position] = to_buffer(mixed[row, :, 2], values.dtype)
+        key, value = (from_buffer(buffer[row, :, : position + 1], torch.float32) for buffer in (keys, values))
+        scores = (key @ rotated[row, :, 0, :, None])[..., 0] / d**0.5  # [h, t]
         if key_mask is not None:
             scores = scores.masked_fill(~key_mask[row, : position + 1], float("-inf"))
-        context[row] = (scores.softmax(dim=-1)[:, None] @ values[row, :, : position + 1].float())[:, 0]
+        context[row] = (scores.softmax(dim=-1)[:, None] @ value)[:, 0]
     return context.to(mixed.dtype)

@@ -422,7 +422,7 @@ class Pass:
             if cache is not None:
                 cache.prefix_length = prefix_length
         if cache is not None and start == 0:
-            cache.dtype = cpu_decode.cache_dtype(self.layers, self.hidden_states)
+            cache.dtype = cpu_decode.cache_dtype(self.layers, self.hidden_states, transformer.cache_bits)
         self.plan = AttentionPlan.build(layout, start, s, prefix_length, position_ids.device)
         head_size = config.hidden_size // config.num_attention_heads
         self.rotary = rotary_tables(position_ids, head_size, self.hidden_states.dtype)
@@ -463,7 +463,11 @@ class Pass:
 
 
 class ChatGLMModel(ChatGLMPreTrainedModel):
-    """The blocks between word embedding and output layer."""
+    """The blocks between word embedding and output layer.
+
+    Attributes:
+        cache_bits: of the keys and values of a quantised model on a CPU, 8 or 16; see `cpu_decode.cache_dtype`.
+    """
 
     def __init__(self, config: ChatGLMConfig, empty_init: bool = True) -> None:
         """Build the blocks; `empty_init` is the original's and has no effect."""
@@ -471,7 +475,7 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(GLMBlock(config, layer_id) for layer_id in range(config.num_layers))
         self.final_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layernorm_epsilon)
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing, self.cache_bits = False, None
         if config.pre_seq_len is not None:
             self.prefix_encoder = PrefixEncoder(config)
         self.freeze_for_prefix()

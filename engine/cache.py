@@ -16,6 +16,7 @@ from torch import Tensor
 from chatglm import ChatGLMCache
 from chatglm.cache import grown_capacity, whole_steps
 from chatglm.host_transfer import upload
+from chatglm.int8_states import from_buffer, to_buffer
 
 if TYPE_CHECKING:
     from .prompts import Prompt
@@ -93,10 +94,10 @@ class BatchCache(ChatGLMCache):
             self.indices[device] = rows, upload(self.row_lengths, device)
         rows, columns = self.indices[device]
         key, value = self.keys[layer_idx], self.values[layer_idx]
-        key[rows, :, columns] = key_states[:, :, 0].to(key.dtype)
-        value[rows, :, columns] = value_states[:, :, 0].to(value.dtype)
+        key[rows, :, columns] = to_buffer(key_states[:, :, 0], key.dtype)
+        value[rows, :, columns] = to_buffer(value_states[:, :, 0], value.dtype)
         b, t = len(self.row_lengths), max(self.row_lengths) + 1
-        return key[:b, :, :t].to(key_states.dtype), value[:b, :, :t].to(value_states.dtype)
+        return from_buffer(key[:b, :, :t], key_states.dtype), from_buffer(value[:b, :, :t], value_states.dtype)
 
     def append(self, layer_idx: int, count: int = 1) -> tuple[Tensor, Tensor, list[int]]:
         """Return a layer's buffers and the columns behind the rows, where the CPU kernels write what `update` would."""
@@ -155,9 +156,9 @@ class BatchCache(ChatGLMCache):
             self.token_bytes = numbers * self.keys[0].element_size()
         row = len(self.row_lengths)
         self._resize(row + 1, max([length + 1, *self.row_lengths]))
-        for layer, (key, value) in enumerate(prompt.cache):
-            self.keys[layer][row, :, :length] = key[0]
-            self.values[layer][row, :, :length] = value[0]
+        for own, other in ((self.keys, prompt.cache.keys), (self.values, prompt.cache.values)):
+            for buffer, read in zip(own, other, strict=True):
+                buffer[row, :, :length] = read[0, :, :length]
         self.row_lengths.append(length)
         self.context_lengths.append(prompt.context_length)
         self.mask_positions.append(prompt.mask_position)
@@ -166,8 +167,9 @@ class BatchCache(ChatGLMCache):
         """Return what `append_row` needs to bring a row back after `remove_row`."""
         cache, length = ChatGLMCache(), self.row_lengths[row]
         cache.prefix_length = self.prefix_length
-        for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
-            cache.update(key[row, None, :, :length].cpu(), value[row, None, :, :length].cpu(), layer)
+        for own, kept in ((self.keys, cache.keys), (self.values, cache.values)):
+            kept += [buffer[row, None, :, :length].to("cpu", copy=True) for buffer in own]
+        cache.lengths = [length] * len(self.keys)
         return Preempted(cache, self.context_lengths[row], self.mask_positions[row])
 
     def remove_row(self, row: int) -> None:

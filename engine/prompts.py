@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chatglm import ChatGLMCache
+from chatglm.int8_states import from_buffer, to_buffer
 from chatglm.modeling_chatglm import Pass
 
 LAYERS_AHEAD = 2  # blocks that a GPU has been asked for while the clock is looked at
@@ -77,13 +78,13 @@ class PromptsCache(ChatGLMCache):
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, cache_kwargs=None):
         """Take the [b, h, t, d] keys and values of a layer, padding and prefix included; return them as kept."""
         prefix, dtype = self.prefix_length, key_states.dtype
-        key_states, value_states = (states.to(self.dtype or dtype) for states in (key_states, value_states))
+        key_states, value_states = (to_buffer(states, self.dtype or dtype) for states in (key_states, value_states))
         for row, (cache, padding) in enumerate(zip(self.caches, self.padding, strict=True)):
             cache.prefix_length = prefix
             for buffers, states in ((cache.keys, key_states[row, None]), (cache.values, value_states[row, None])):
                 buffers.append(torch.cat([states[:, :, :prefix], states[:, :, prefix + padding :]], dim=2))
             cache.lengths.append(cache.keys[-1].shape[2])
-        return key_states.to(dtype), value_states.to(dtype)
+        return from_buffer(key_states, dtype), from_buffer(value_states, dtype)
 
 
 class Prefill:

@@ -127,6 +127,15 @@ class ModelArguments:
         shown=Text("what is free", "空闲内存"),
         metavar="SIZES",
     )
+    cache_bits: int | None = flag(
+        None,
+        Text(
+            "bits of each cached key and value of a quantised model on a CPU: 8 or 16",
+            "量化模型在 CPU 上缓存的每个键和值的位数：8 或 16",
+        ),
+        shown=Text("8 for a large model", "大模型为 8"),
+        metavar="BITS",
+    )
     no_drafts: bool = flag(
         False,
         Text(
@@ -141,6 +150,8 @@ class ModelArguments:
             raise ValueError(f"dtype must be auto, float16, bfloat16 or float32, got {self.dtype}")
         if self.quantization_bit is not None:
             model_bits.check_bits(self.quantization_bit)
+        if self.cache_bits not in (None, 8, 16):
+            raise ValueError(f"cache_bits must be 8 or 16, got {self.cache_bits}")
         if self.num_gpus is not None and self.num_gpus < 1:
             raise ValueError(f"num_gpus must be at least 1, got {self.num_gpus}")
         if self.num_gpus and (self.device_map or self.max_memory):

@@ -102,9 +102,7 @@ def weight_bytes(
     layer_bits = embedding_bits = 8 * dtype.itemsize
     if bits:
         layer_bits = bits
-        if config.quantization_embeddings:
-            embedding_bits = bits
-        elif torch.device(device).type == "cpu":  # holds a copy in as many bits; the float embedding stays in its file
+        if config.quantization_embeddings or torch.device(device).type == "cpu":  # which holds a copy in as many bits
             embedding_bits = bits
     return (config.num_layers * layer * layer_bits + config.vocab_size * config.hidden_size * embedding_bits) // 8
 

@@ -70,7 +70,7 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
         if has_lora:
             adapters.load_lora(model, adapter)
             model.eval()
-    model.drafts = not arguments.no_drafts
+    model.drafts, model.transformer.cache_bits = not arguments.no_drafts, arguments.cache_bits
     dtype = model.transformer.final_layernorm.weight.dtype  # a quantised model's embedding stays in its own
     bits = f"{model.config.quantization_bit} bits, " if model.config.quantization_bit else ""
     name, seconds = folder.resolve().name, time.perf_counter() - start

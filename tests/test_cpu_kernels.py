@@ -17,6 +17,7 @@ import torch
 import warm
 
 from chatglm import cpu_kernels, kernel_cache
+from chatglm.int8_states import from_buffer, pack_states, to_buffer
 from chatglm.quantization import QuantizedLinear, dequantize_weight, input_gradient_reference, quantize_weight
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -267,7 +268,21 @@ def test_input_gradient_lets_nan_and_infinity_through():
 # -- attention of one token -------------------------------------------------------------------------------------------
 
 # of the hidden states, and of the keys and values in the cache
-DTYPES_WITH_CACHES = [*((dtype, dtype) for dtype in NUMBER_TYPES), (torch.float32, torch.float16)]
+DTYPES_WITH_CACHES = [
+    *((dtype, dtype) for dtype in NUMBER_TYPES),
+    (torch.float32, torch.float16),
+    (torch.float32, torch.int8),
+    (torch.bfloat16, torch.int8),
+]
+
+
+def random_buffers(cache_dtype, *shape):
+    """Return random keys and values as a cache holds them."""
+    return to_buffer(torch.randn(2, *shape), cache_dtype)
+
+
+def held(buffer):
+    return from_buffer(buffer, torch.float32)
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -275,7 +290,7 @@ DTYPES_WITH_CACHES = [*((dtype, dtype) for dtype in NUMBER_TYPES), (torch.float3
 @pytest.mark.parametrize("dtype, cache_dtype", DTYPES_WITH_CACHES)
 def test_decode_attention_equals_its_reference(dtype, cache_dtype, b, h, d, capacity, position, masked):
     torch.manual_seed(0)
-    mixed, (keys, values) = torch.randn(b, h, 3, d).to(dtype), torch.randn(2, b, h, capacity, d).to(cache_dtype)
+    mixed, (keys, values) = torch.randn(b, h, 3, d).to(dtype), random_buffers(cache_dtype, b, h, capacity, d)
     angle = torch.rand(b, d)
     rotary = angle.cos().to(dtype), angle.sin().to(dtype)
     mask = None
@@ -291,8 +306,21 @@ def test_decode_attention_equals_its_reference(dtype, cache_dtype, b, h, d, capa
     context = cpu_kernels.decode_attention(mixed, rotary, keys, values, positions, mask)
     tolerance = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}[dtype]
     assert relative_error(context, expected) < tolerance
-    tolerance = max(tolerance, 1e-3) if cache_dtype == torch.float16 else tolerance
-    assert relative_error(keys, expected_keys) < tolerance and torch.equal(values, expected_values)
+    tolerance = max(tolerance, 1e-3) if cache_dtype in (torch.float16, torch.int8) else tolerance
+    assert relative_error(held(keys), held(expected_keys)) < tolerance and torch.equal(values, expected_values)
+
+
+@torch.no_grad()
+def test_decode_attention_writes_int8_values_as_they_are_packed():
+    """Rows of zeros, tiny and huge numbers, and numbers that are not finite, which stay so."""
+    torch.manual_seed(0)
+    mixed = torch.randn(1, 7, 3, 32) * torch.tensor([1, 0, 1e-7, 1e-30, 1e7, 1, 1]).view(7, 1, 1)
+    mixed[0, 5, 2, 4], mixed[0, 6, 2, 9] = float("nan"), float("inf")
+    keys, values = random_buffers(torch.int8, 1, 7, 2, 32)
+    rotary = torch.ones(1, 32), torch.zeros(1, 32)
+    context = cpu_kernels.decode_attention(mixed, rotary, keys, values, [1], None)
+    assert torch.equal(values[0, :, 1], pack_states(mixed[0, :, 2]))
+    assert context[0, [0, 1, 2, 3]].isfinite().all() and not context[0, [5, 6]].isfinite().any()
 
 
 @torch.no_grad()
@@ -350,7 +378,7 @@ def test_decode_block_equals_its_layers_in_exact_arithmetic(
     torch.manual_seed(0)
     norms, matrices = block_layers(h * d, inner, bits, dtype)
     hidden = torch.randn(b, 1, h * d).to(dtype)
-    keys, values = torch.randn(2, b + 1, h, position + 3, d).to(cache_dtype)
+    keys, values = random_buffers(cache_dtype, b + 1, h, position + 3, d)
     angle = torch.rand(b, d)
     rotary = angle.cos().to(dtype), angle.sin().to(dtype)
     positions = [max(0, position - row) for row in range(b)]
@@ -377,9 +405,12 @@ def test_decode_block_equals_its_layers_in_exact_arithmetic(
     output = cpu_kernels.decode_block(hidden, norms, matrices, 7.5, rotary, keys, values, positions, mask)
     if dtype != torch.float32:  # the output is rounded to it
         tolerance = max(tolerance, torch.finfo(dtype).eps)
+    if cache_dtype == torch.int8:  # an integer may be rounded the other way
+        tolerance = max(tolerance, 2e-3)
     assert output.dtype == dtype and output.shape == hidden.shape
     assert relative_error(output[:, 0], expected) < tolerance
-    assert relative_error(keys, expected_keys) < 1e-2 and relative_error(values, expected_values) < 1e-2
+    for actual, expected in ((keys, expected_keys), (values, expected_values)):
+        assert relative_error(held(actual), held(expected)) < 1e-2
 
 
 @torch.no_grad()
@@ -394,7 +425,7 @@ def test_decode_block_gives_tokens_of_a_row_together_the_bits_they_get_one_by_on
     norms, matrices = block_layers(h * d, 320, 4, dtype)
     hidden, angle = torch.randn(b, s, h * d).to(dtype), torch.rand(b, s, d)
     rotary = [angle.cos().to(dtype), angle.sin().to(dtype)]
-    keys, values = torch.randn(2, b, h, 12, d).to(cache_dtype)
+    keys, values = random_buffers(cache_dtype, b, h, 12, d)
     mask = torch.rand(b, s, 8) > 0.4
     mask[:, :, 5:] = True
     own_keys, own_values, alone = keys.clone(), values.clone(), []

@@ -337,6 +337,17 @@ def test_load_quantises(folder, capsys, dtype, bits):
     assert model.transformer.word_embeddings(torch.tensor([[7]])).dtype == devices.DTYPES[dtype]
 
 
+@pytest.mark.parametrize("bits", [None, 8, 16])
+def test_load_takes_the_bits_of_cached_keys_and_values(folder, bits):
+    model, _ = load_model_and_tokenizer(ModelArguments(str(folder), "cpu", cache_bits=bits))
+    assert model.transformer.cache_bits == bits
+
+
+def test_other_bits_of_cached_keys_and_values_are_refused():
+    with pytest.raises(ValueError, match="cache_bits must be 8 or 16, got 4"):
+        ModelArguments(cache_bits=4)
+
+
 @pytest.mark.parametrize("no_drafts", [False, True])
 def test_load_switches_drafts_off_where_asked_to(folder, no_drafts):
     model, _ = load_model_and_tokenizer(ModelArguments(str(folder), "cpu", no_drafts=no_drafts))

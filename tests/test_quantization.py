@@ -492,16 +492,19 @@ def test_decoding_by_blocks_gives_way_to_hooks_and_to_exact_arithmetic(
 
 @torch.no_grad()
 @pytest.mark.skipif(not cpu_kernels.available(torch.float32), reason="needs a C compiler")
-def test_keys_and_values_take_half_the_memory_where_kernels_decode_a_large_model(random_model, monkeypatch):
-    """In float32 those of 2,048 tokens of ChatGLM-6B would add 1.9 GB to an INT4 model's 3.2 GB."""
+@pytest.mark.parametrize("bits, dtype", [(None, torch.int8), (8, torch.int8), (16, torch.float16)])
+def test_keys_and_values_take_less_memory_where_kernels_decode_a_large_model(random_model, monkeypatch, bits, dtype):
+    """In float32 those of 2,048 tokens of ChatGLM-6B would add 1.9 GB to an INT4 model's 3.1 GB."""
     model, config = random_model.float(), random_model.config
     prompt = torch.tensor([[5, 6, 7, config.gmask_token_id, config.bos_token_id]])
     assert model(prompt, use_cache=True).past_key_values.keys[0].dtype == torch.float32
     model.quantize(8)  # this one is small, and worth the accuracy
     assert model(prompt, use_cache=True).past_key_values.keys[0].dtype == torch.float32
     monkeypatch.setattr(cpu_kernels, "CACHED_BYTES", 0)
+    model.transformer.cache_bits = bits
     cache = model(prompt, use_cache=True).past_key_values
-    assert {buffer.dtype for buffer in (*cache.keys, *cache.values)} == {torch.float16}
+    assert {buffer.dtype for buffer in (*cache.keys, *cache.values)} == {dtype}
+    assert cache.keys[0].shape[-1] == 16 + 2 * (dtype == torch.int8)
     next_tokens = torch.tensor([[9, 10, 11]])
     together = model(next_tokens, past_key_values=cache).logits[:, -1]
     cache.crop(-3)

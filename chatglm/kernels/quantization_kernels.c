@@ -49,7 +49,7 @@
 #endif
 
 enum { BLOCK = 512, STEPS = 8, LANES = 16, STEP_BYTES = 64 };
-enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2 };                     /* element types, numbered as in cpu_kernels.py */
+enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2, INT8 = 3 };           /* element types, numbered as in cpu_kernels.py */
 enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };               /* paths, numbered as in cpu_kernels.py */
 enum { FEW_OUTPUTS = 16, FEW_ROWS = 12 };                            /* largest tile of the few-row kernels */
 enum { MOST_FEW_ROWS_AVX2 = 32 };   /* with more, panels are faster; with less, all answers of a batch are as if alone */
@@ -1087,7 +1087,9 @@ int64_t quantize_rows(int32_t bits, int32_t type, const void *input, int64_t out
 
 typedef float floats_t __attribute__((vector_size(64)));
 typedef uint32_t words_t __attribute__((vector_size(64)));
+typedef int32_t integers_t __attribute__((vector_size(64)));
 typedef uint16_t halves_t __attribute__((vector_size(32)));
+typedef int8_t bytes_t __attribute__((vector_size(16)));
 
 enum { LARGEST_HEAD = 256 };
 
@@ -1098,6 +1100,11 @@ static inline __attribute__((always_inline)) floats_t load_vector(const void *ar
     if (type == FLOAT32) {
         memcpy(&values, (const float *)array + start, sizeof values);
         return values;
+    }
+    if (type == INT8) {
+        bytes_t bytes;
+        memcpy(&bytes, (const int8_t *)array + start, sizeof bytes);
+        return __builtin_convertvector(__builtin_convertvector(bytes, integers_t), floats_t);
     }
 #ifdef __F16C__
     if (type == FLOAT16) {
@@ -1122,12 +1129,40 @@ static inline __attribute__((always_inline)) float sum_lanes(floats_t values) {
     return lanes[0];
 }
 
+/* Keys and values of type INT8 are integers, and behind those of a token the half scale, see `chatglm/int8_states.py`. */
+enum { SCALE_BYTES = 2 };
+
+static inline float state_scale(const void *array, int32_t type, int64_t end) {
+    uint16_t scale;
+    if (type != INT8) return 1;
+    memcpy(&scale, (const int8_t *)array + end, SCALE_BYTES);
+    return half_to_float(scale);
+}
+
+static void store_state(void *array, int32_t type, int64_t start, int64_t size, const float *values) {
+    if (type != INT8) {
+        store_floats(array, type, start, size, values);
+        return;
+    }
+    int8_t *integers = (int8_t *)array + start;
+    uint32_t largest = 0;
+    for (int64_t c = 0; c < size; c++) largest = maximum(largest, magnitude_bits(values[c]));
+    const uint16_t half = float_to_half(bits_to_float(largest) / 127);
+    const float scale = half_to_float(half);
+    const int usable = scale > 0 && scale < INFINITY; /* not zero, infinite or NaN */
+    for (int64_t c = 0; c < size; c++) {
+        const float ratio = usable ? values[c] / scale : 0;
+        integers[c] = (int8_t)rintf(ratio > 127 ? 127 : ratio < -127 ? -127 : ratio);
+    }
+    memcpy(integers + size, &half, SCALE_BYTES);
+}
+
 /* One head: scores[t] = softmax(query . key[t] / sqrt(d)), context = sum over t of scores[t] value[t]. */
 static inline __attribute__((always_inline)) void attend_head(const int32_t type, const int64_t parts, const float *query,
                                                               const void *key, const void *value, int64_t start,
                                                               int64_t length, const uint8_t *visible, float *scores,
                                                               float *context) {
-    const int64_t size = parts * LANES;
+    const int64_t size = parts * LANES, stride = size + (type == INT8 ? SCALE_BYTES : 0);
     floats_t q[LARGEST_HEAD / LANES], sum[LARGEST_HEAD / LANES];
     float largest = -INFINITY, total = 0;
     for (int64_t part = 0; part < parts; part++) {
@@ -1135,18 +1170,19 @@ static inline __attribute__((always_inline)) void attend_head(const int32_t type
         sum[part] = (floats_t){0};
     }
     for (int64_t t = 0; t < length; t++) {
-        floats_t product = q[0] * load_vector(key, type, start + t * size);
+        floats_t product = q[0] * load_vector(key, type, start + t * stride);
         for (int64_t part = 1; part < parts; part++)
-            product += q[part] * load_vector(key, type, start + t * size + part * LANES);
-        scores[t] = visible && !visible[t] ? -INFINITY : sum_lanes(product);
+            product += q[part] * load_vector(key, type, start + t * stride + part * LANES);
+        const float scale = state_scale(key, type, start + t * stride + size);
+        scores[t] = visible && !visible[t] ? -INFINITY : sum_lanes(product) * scale;
         largest = scores[t] > largest ? scores[t] : largest;
     }
     for (int64_t t = 0; t < length; t++) scores[t] = exponential(scores[t] - largest);
     for (int64_t t = 0; t < length; t++) total += scores[t];
     for (int64_t t = 0; t < length; t++) {
-        const float weight = scores[t] / total;
+        const float weight = scores[t] / total * state_scale(value, type, start + t * stride + size);
         for (int64_t part = 0; part < parts; part++)
-            sum[part] += weight * load_vector(value, type, start + t * size + part * LANES);
+            sum[part] += weight * load_vector(value, type, start + t * stride + part * LANES);
     }
     memcpy(context, sum, (size_t)size * sizeof(float));
 }
@@ -1157,7 +1193,8 @@ static inline __attribute__((always_inline)) void attend_head(const int32_t type
  * mixed [b, h, 3, d]: query, key and value; cosine, sine [b, d] as `rotary_tables` makes them; keys, values
  * [b / tokens, h, capacity, d], to be written at positions [b]; visible [b, mask_stride], 1 for keys that may be seen, or
  * NULL; context [b, h, d]: output; scores [b, h, longest], longest the largest position + 1: scratch. mixed and context
- * have elements of `mixed_type`, cosine and sine of `table_type`, keys and values of `type`; d a multiple of 16, at most 256.
+ * have elements of `mixed_type`, cosine and sine of `table_type`, keys and values of `type` (with INT8, d + 2 bytes for d);
+ * d a multiple of 16, at most 256.
  */
 static void attend(int32_t type, int32_t table_type, int32_t mixed_type, const void *mixed, const void *cosine,
                    const void *sine, void *keys, void *values, const uint8_t *visible, int64_t mask_stride, void *context,
@@ -1167,8 +1204,8 @@ static void attend(int32_t type, int32_t table_type, int32_t mixed_type, const v
     OPENMP(omp parallel for num_threads(threads) schedule(static))
     for (int64_t head = 0; head < batch / tokens * heads; head++) /* of all rows; its tokens in their order */
         for (int64_t b = head / heads * tokens; b < (head / heads + 1) * tokens; b++) {
-            const int64_t unit = b * heads + head % heads, quarter = size / 4, start = head * capacity * size;
-            const int64_t length = positions[b] + 1;
+            const int64_t unit = b * heads + head % heads, quarter = size / 4, length = positions[b] + 1;
+            const int64_t stride = size + (type == INT8 ? SCALE_BYTES : 0), start = head * capacity * stride;
             float token[3 * LARGEST_HEAD], cos[LARGEST_HEAD], sin[LARGEST_HEAD], rotated[2 * LARGEST_HEAD];
             load_floats(mixed, mixed_type, unit * 3 * size, 3 * size, token);
             load_floats(cosine, table_type, b * size, size, cos);
@@ -1177,8 +1214,8 @@ static void attend(int32_t type, int32_t table_type, int32_t mixed_type, const v
                 const int64_t pair = i / quarter % 2 ? i - quarter : i + quarter;
                 rotated[i] = token[i] * cos[i % size] + token[pair] * sin[i % size];
             }
-            store_floats(keys, type, start + positions[b] * size, size, rotated + size);
-            store_floats(values, type, start + positions[b] * size, size, token + 2 * size);
+            store_state(keys, type, start + positions[b] * stride, size, rotated + size);
+            store_state(values, type, start + positions[b] * stride, size, token + 2 * size);
             for (int64_t i = 0; i < size; i++) rotated[i] /= sqrtf((float)size);
             float result[LARGEST_HEAD], *row_scores = scores + unit * longest;
             const uint8_t *row_visible = visible ? visible + b * mask_stride : NULL;
@@ -1186,6 +1223,8 @@ static void attend(int32_t type, int32_t table_type, int32_t mixed_type, const v
                 attend_head(BFLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
             else if (type == FLOAT16 && size == 128)
                 attend_head(FLOAT16, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
+            else if (type == INT8 && size == 128)
+                attend_head(INT8, 8, rotated, keys, values, start, length, row_visible, row_scores, result);
             else attend_head(type, size / LANES, rotated, keys, values, start, length, row_visible, row_scores, result);
             store_floats(context, mixed_type, unit * size, size, result);
         }

@@ -2,11 +2,11 @@
 
     python -m tests.benchmarks.quantisation_quality
 
-Three tables in one run, all on the CPU with the embedded checkpoint (or `--model`, one with its vocabulary):
+Four tables in one run, all on the CPU with the embedded checkpoint (or `--model`, one with its vocabulary):
 the loss and perplexity of the answers of unseen dialogues, computed exactly from the quantised weights, rounded to
 nearest and calibrated on dialogues of the training split; each layer's error by the kernels against exact arithmetic on
-the same unpacked weights, with ordinary inputs and with a few channels 100 times larger; and how many greedy answers by
-the kernels are those of the exact path.
+the same unpacked weights, with ordinary inputs and with a few channels 100 times larger; attention's error with keys
+and values in half precision and in INT8; and how many greedy answers by the kernels are those of the exact path.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from transformers.utils import logging
 
 from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from chatglm.bits import BITS
+from chatglm.int8_states import from_buffer, to_buffer
 from chatglm.quantization import QuantizedLinear, dequantize_weight, quantize_weight, quantized_linear, set_exact
 from loading.calibration import Calibration, encode_dialogue
+from loading.devices import dtype_name
 from resources.chatglm_mini.corpus import all_skills, draw_dialogues, unseen_dialogues
 from resources.chatglm_mini.dialogue import Dialogue
 from resources.chatglm_mini.evaluate import answer_all
@@ -133,19 +135,44 @@ def print_layer_errors(model: ChatGLMForConditionalGeneration) -> None:
 
 
 @torch.no_grad()
+def print_attention_errors() -> None:
+    """Print the error of a token's attention to 2,000 others, at the 6B shape, by the dtype of keys and values."""
+    print("\n| keys and values in | relative error of attention | a few channels of the keys 100 times larger |")
+    print("|---|---|---|")
+    heads, tokens, size = 32, 2000, 128
+    for dtype in (torch.float16, torch.int8):
+        errors = []
+        for outliers in (False, True):
+            torch.manual_seed(0)
+            keys = outlier_input(heads * tokens, size, outliers).view(heads, tokens, size).double()
+            query, values = torch.randn(heads, 1, size).double(), torch.randn(heads, tokens, size).double()
+            query *= 2 / (query @ keys.mT).std()  # scores as far apart as a model's
+            held_keys, held_values = (from_buffer(to_buffer(states, dtype), torch.float64) for states in (keys, values))
+            exact = (query @ keys.mT).softmax(dim=-1) @ values
+            context = (query @ held_keys.mT).softmax(dim=-1) @ held_values
+            errors.append(float((context - exact).norm() / exact.norm()))
+        print(f"| {dtype_name(dtype)} | {errors[0]:.3%} | {errors[1]:.3%} |", flush=True)
+
+
+@torch.no_grad()
 def print_agreement(
     model: ChatGLMForConditionalGeneration, tokenizer: ChatGLMTokenizer, examples: list, arguments
 ) -> None:
     """Print how many greedy answers by the kernels are those of the exact path."""
     dialogues = unseen_mix(arguments.prompts)
-    print("\n| weights | prompts | greedy answers by the kernels that are those of the exact path |\n|---|---|---|")
+    print("\n| weights | prompts | greedy answers by the kernels that the exact path gives | with an INT8 cache |")
+    print("|---|---|---|---|")
     for bits in reversed(BITS):
         for name, calibration in ways(bits, examples).items():
             other = quantised(model, bits, calibration)
-            answers = answer_all(other, tokenizer, dialogues)
+            by_kernels = []
+            for cache_bits in (None, 8):
+                other.transformer.cache_bits = cache_bits
+                by_kernels.append(answer_all(other, tokenizer, dialogues))
             set_exact(other)
-            equal = sum(a == b for a, b in zip(answers, answer_all(other, tokenizer, dialogues), strict=True))
-            print(f"| {name} | {len(dialogues)} | {equal / len(dialogues):.1%} |", flush=True)
+            exact = answer_all(other, tokenizer, dialogues)
+            equal = [sum(a == b for a, b in zip(answers, exact, strict=True)) for answers in by_kernels]
+            print(f"| {name} | {len(dialogues)} | {equal[0]} | {equal[1]} |", flush=True)
 
 
 def main() -> None:
@@ -155,7 +182,7 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=400, help="unseen ones for the loss (default 400)")
     parser.add_argument("--calibration_dialogues", type=int, default=200, help="of the training split (default 200)")
     parser.add_argument("--prompts", type=int, default=200, help="for greedy answers (default 200)")
-    tables = ("loss", "layers", "answers")
+    tables = ("loss", "layers", "attention", "answers")
     parser.add_argument("--tables", nargs="*", choices=tables, default=tables, help="which ones to print (all)")
     arguments = parser.parse_args()
     logging.set_verbosity_error()
@@ -169,6 +196,8 @@ def main() -> None:
         print_losses(model, tokenizer, examples, arguments)
     if "layers" in arguments.tables:
         print_layer_errors(model)
+    if "attention" in arguments.tables:
+        print_attention_errors()
     if "answers" in arguments.tables:
         print_agreement(model, tokenizer, examples, arguments)
 

@@ -30,11 +30,11 @@ from safetensors.torch import save_file
 from chatglm import (
     ChatGLMConfig,
     ChatGLMForConditionalGeneration,
-    cpu_decode,
     cpu_kernels,
     mapped_memory,
     quantization,
 )
+from chatglm.int8_states import SCALE_BYTES
 from loading.devices import choose_dtype
 from loading.load import load_model
 from tests.benchmarks import llama_cpp_q4_0
@@ -166,14 +166,13 @@ def unpack_first() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def wide_cache() -> Iterator[None]:
-    """Let keys and values be kept in float32, as the hidden states are."""
-    own = cpu_decode.cache_dtype
-    cpu_decode.cache_dtype = lambda *_: None
+def wide_cache(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
+    """Let keys and values be kept in half precision."""
+    own, model.transformer.cache_bits = model.transformer.cache_bits, 16
     try:
         yield
     finally:
-        cpu_decode.cache_dtype = own
+        model.transformer.cache_bits = own
 
 
 @contextlib.contextmanager
@@ -187,13 +186,13 @@ def wide_output(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
         output.bits, output._copy, output._copy_of = own
 
 
-def output_ratio(model: ChatGLMForConditionalGeneration, tokens: int, pairs: int) -> float:
-    """Return how many times as long a token takes with an INT8 copy of the output layer, by pairs in turn."""
+def wide_ratio(wide, model: ChatGLMForConditionalGeneration, length: int, tokens: int, pairs: int) -> float:
+    """Return how many times as long a token takes with what `wide` makes of the model, by pairs in turn."""
     ratios = []
     for _ in range(pairs):
-        narrow = token_seconds(model, 16, 1, tokens)
-        with wide_output(model):
-            ratios.append(token_seconds(model, 16, 1, tokens) / narrow)
+        narrow = token_seconds(model, length, 1, tokens)
+        with wide(model):
+            ratios.append(token_seconds(model, length, 1, tokens) / narrow)
     return statistics.median(ratios)
 
 
@@ -224,7 +223,8 @@ def read_bandwidth(threads: int, size: int = 1 << 30) -> float:
 def token_bytes(model: ChatGLMForConditionalGeneration, length: int) -> int:
     """Return the bytes that a token reads: packed matrices, the output layer's copy, cached keys and values."""
     packed = (m.weight for m in model.modules() if isinstance(m, quantization.QuantizedLinear))
-    cached = 2 * model.config.num_layers * model.config.hidden_size * length * torch.float16.itemsize
+    size = model.config.hidden_size + SCALE_BYTES * model.config.num_attention_heads
+    cached = 2 * model.config.num_layers * size * length
     return sum(weight.numel() for weight in packed) + model.lm_head.weight.numel() * model.lm_head.bits // 8 + cached
 
 
@@ -267,15 +267,13 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         single = single or seconds
         llama = llama_seconds(gguf, length, 1, tokens, 1)[1] if has_llama else None
         versus = [f"{1 / llama:.2f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
-        note = f"{100 * share:.0f} % of the read bandwidth before and after"
+        note = f"{100 * share:.0f} % of the read bandwidth before and after, {seconds / single:.2f} times the first"
         row(f"decode, prompt {length}", f"{1 / seconds:.2f} tokens/s", *versus, note)
     length = arguments.prompts[-1]
-    with wide_cache():
-        wide = token_seconds(model, length, 1, tokens)
-    note = f"{wide / seconds:.2f} times as long"
-    row(f"decode, prompt {length}, keys in float32", f"{1 / wide:.2f} tokens/s", "", "", note)
-    note = f"{output_ratio(model, tokens, 2 * repeats + 1):.3f} times as long"
-    row("decode, an INT8 copy of the output layer", "", "", "", note)
+    ratio = wide_ratio(wide_cache, model, length, tokens, repeats)
+    row(f"decode, prompt {length}, keys in half precision", "", "", "", f"{ratio:.3f} times as long")
+    ratio = wide_ratio(wide_output, model, arguments.prompts[0], tokens, repeats)
+    row("decode, an INT8 copy of the output layer", "", "", "", f"{ratio:.3f} times as long")
     seconds = median(lambda: prompt_seconds(model, length), repeats)
     llama = llama_seconds(gguf, length, 1, 1, repeats + 1)[0] if has_llama else None
     versus = [f"{length / llama:.1f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
