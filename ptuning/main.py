@@ -61,7 +61,7 @@ def check_arguments(model: ModelArguments, files: DataArguments, training: Train
     if not training.do_train and not model.ptuning_checkpoint and (model.pre_seq_len or model.lora_rank):
         raise LoadError("--pre_seq_len and --lora_rank make a new adapter: to measure one, give --ptuning_checkpoint")
     if shards_weights(training) and has_adapter:
-        raise LoadError("adapters are a few MB: train them with torchrun or ZeRO stage 2, not with sharded weights")
+        raise LoadError("adapters are small: train them with torchrun or ZeRO stage 2, not with sharded weights")
     if training.fsdp and training.device.type == "cpu":  # accelerate would copy the weights to each process
         raise LoadError("--fsdp shards weights on GPUs only: leave it out on a CPU, or use --deepspeed")
     if training.n_gpu > 1:

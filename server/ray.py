@@ -54,7 +54,9 @@ class Replica:
     def __init__(self, model: ModelArguments, sampling: SamplingArguments, server: ServerArguments) -> None:
         from loading.load import load_model_and_tokenizer
         from server.app import build_app, start_engine
+        from server.logs import log_to_standard_error
 
+        log_to_standard_error()  # which Ray shows where it was started from
         self.build_app, self.sampling, self.server = build_app, sampling, server
         try:
             self.engine = start_engine(*load_model_and_tokenizer(model), server)
