@@ -33,7 +33,8 @@ def decode_step(tokens: Pass) -> None:
         tokens: the new tokens before the first block; behind the last afterwards, or where they were, and then the
             ordinary pass has to compute them.
     """
-    if tokens.prefix is not None or not _is_filled(tokens) or not _are_few(tokens):
+    cache = tokens.cache
+    if tokens.prefix is not None or cache is None or len(cache) != len(tokens.layers) or not _are_few(tokens):
         return
     if not any(_attends(layer.attention, tokens.hidden_states) for layer in tokens.layers):
         return
@@ -113,10 +114,6 @@ def cache_dtype(layers: nn.ModuleList, hidden_states: Tensor, bits: int | None =
     if bits == 8 or bits is None and cpu_kernels.activation_bits_for(attention.dense.weight) == 8:
         return torch.int8
     return torch.float16 if bits == 16 and hidden_states.dtype == torch.float32 else None
-
-
-def _is_filled(tokens: Pass) -> bool:
-    return tokens.cache is not None and len(tokens.cache) == len(tokens.layers)
 
 
 def _are_few(tokens: Pass) -> bool:

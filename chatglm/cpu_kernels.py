@@ -179,7 +179,11 @@ def build(source: Path) -> ctypes.CDLL:
         if file is not None:
             file.unlink(missing_ok=True)  # the next start compiles anew
         raise
-    _report_threads(label == "threads")
+    if label != "threads":
+        logger.warning(
+            "quantised layers use one CPU core: the C compiler has no OpenMP. Install gcc, or libomp (`apt install "
+            "libomp-dev`, `brew install libomp`)"
+        )
     return kernels
 
 
@@ -220,14 +224,6 @@ def _file_in_memory(content: bytes) -> Iterator[str]:
         stream.write(content)
         stream.flush()
         yield f"/proc/self/fd/{stream.fileno()}"
-
-
-def _report_threads(threaded: bool) -> None:
-    if not threaded:
-        logger.warning(
-            "quantised layers use one CPU core: the C compiler has no OpenMP. Install gcc, or libomp (`apt install "
-            "libomp-dev`, `brew install libomp`)"
-        )
 
 
 @functools.cache

@@ -43,6 +43,7 @@ from .drafts import Drafts  # noqa: F401
 from .generation_chatglm import ChatMixin, InvalidScoreLogitsProcessor  # noqa: F401
 from .grammar import Grammar  # noqa: F401
 from .host_transfer import upload  # noqa: F401
+from .int8_states import to_buffer  # noqa: F401
 from .kernel_cache import find_source  # noqa: F401
 from .logits_processors import FiniteLogits  # noqa: F401
 from .mapped_memory import release_pages  # noqa: F401
@@ -610,8 +611,6 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, ChatMixin, Generat
         """
         release_graphs(self)
         quantize_layers(self, bits, quantize_embeddings, calibration=calibration)
-        self.config.quantization_bit = bits
-        self.config.quantization_embeddings = quantize_embeddings
         return self
 
     def forward(

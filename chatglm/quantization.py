@@ -160,20 +160,8 @@ def linear_reference(
     return output
 
 
-def input_gradient_reference(
-    gradient: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, bits: int
-) -> torch.Tensor:
-    """Return `gradient @ weight`, the gradient with respect to a quantised layer's input, a block of rows at a time."""
-    columns = weight.shape[1] * 8 // bits
-    total = torch.zeros(*gradient.shape[:-1], columns, dtype=torch.float32, device=gradient.device)
-    for start in range(0, weight.shape[0], ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        total += gradient[..., rows].float() @ dequantize_weight(weight[rows], weight_scale[rows], bits)
-    return total.to(gradient.dtype)
-
-
 def input_gradient(gradient: torch.Tensor, weight: torch.Tensor, weight_scale: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return `gradient @ weight` as `input_gradient_reference` does, in less time.
+    """Return `gradient @ weight`, the gradient with respect to a quantised layer's input.
 
     The scales go to the gradient, which is small, and the weights of a block of rows are unpacked into the CPU's cache:
     the even and the odd columns of an INT4 matrix, each with a product of its own. On a GPU blocks only cost time.
@@ -256,13 +244,11 @@ class _QuantizedLinearFunction(torch.autograd.Function):
 class _Quantized(nn.Module):
     """Hold packed weights and their scales; the scales stay float16 whatever `model.to(dtype)` asks for."""
 
-    def __init__(self, rows: int, columns: int, bits: int, device: torch.device | str | None = None) -> None:
+    def __init__(self, packed: torch.Tensor, weight_scale: torch.Tensor, bits: int) -> None:
         super().__init__()
-        self.bits = bits
-        shape = (rows, packed_columns(columns, bits))
-        self.weight = nn.Parameter(torch.empty(shape, dtype=torch.int8, device=device), requires_grad=False)
+        self.bits, self.weight = bits, nn.Parameter(packed, requires_grad=False)
         # a buffer: a model's dtype is that of its first float parameter
-        self.register_buffer("weight_scale", torch.empty(rows, dtype=torch.float16, device=device))
+        self.register_buffer("weight_scale", weight_scale)
 
     @torch.no_grad()
     def init_weights(self, std: float) -> None:
@@ -285,46 +271,24 @@ class QuantizedLinear(_Quantized):
     """Multiply with an INT8 or INT4 matrix (`nn.Linear` with packed weights).
 
     Args:
-        in_features, out_features: as of `nn.Linear`.
+        packed: int8 `[o, i * bits / 8]`; not trainable.
+        weight_scale: float16 `[o]`.
         bits: 4 or 8.
-        bias: whether there is one.
-        dtype: of the bias; None for PyTorch's default.
-        device: of the parameters, which are left uninitialised.
+        bias: float `[o]` or None.
 
     Attributes:
-        weight: int8 `[o, i * bits / 8]`, not trainable.
-        weight_scale: float16 `[o]`.
-        bias: float `[o]` or None.
         exact: multiply in float32 with the unpacked weights (slow; set by `set_exact`).
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bits: int,
-        bias: bool = True,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__(out_features, in_features, bits, device)
-        self.in_features, self.out_features, self.exact = in_features, out_features, False
-        self.bias = nn.Parameter(torch.empty(out_features, dtype=dtype, device=device)) if bias else None
+    def __init__(self, packed: torch.Tensor, weight_scale: torch.Tensor, bits: int, bias: nn.Parameter | None) -> None:
+        super().__init__(packed, weight_scale, bits)
+        self.in_features, self.out_features, self.exact = packed.shape[1] * 8 // bits, packed.shape[0], False
+        self.bias = bias
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, bits: int, empty: bool = False) -> QuantizedLinear:
         """Quantise a linear layer, keeping its bias; with `empty` only the shapes are taken."""
-        return cls.from_packed(*_packed_weight(linear.weight, bits, empty), bits, linear.bias)
-
-    @classmethod
-    def from_packed(
-        cls, packed: torch.Tensor, weight_scale: torch.Tensor, bits: int, bias: nn.Parameter | None
-    ) -> QuantizedLinear:
-        """Hold what is packed already: int8 `[o, i * bits / 8]` and float16 `[o]`, with the bias `[o]` or None."""
-        layer = cls(packed.shape[1] * 8 // bits, packed.shape[0], bits, False, device="meta")
-        layer.weight, layer.weight_scale = nn.Parameter(packed, requires_grad=False), weight_scale
-        layer.bias = bias
-        return layer
+        return cls(*_packed_weight(linear.weight, bits, empty), bits, linear.bias)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map `[..., i]` to `[..., o]` in the input's dtype."""
@@ -335,34 +299,17 @@ class QuantizedLinear(_Quantized):
 
 
 class QuantizedEmbedding(_Quantized):
-    """Look up rows of an INT8 or INT4 embedding.
+    """Look up rows of an INT8 or INT4 embedding; they come out in a dtype that follows `model.float()` and the like."""
 
-    Args:
-        num_embeddings, embedding_dim: as of `nn.Embedding`.
-        bits: 4 or 8.
-        dtype: of the rows that come out; None for PyTorch's default. Follows `model.float()` and the like.
-        device: of the parameters, which are left uninitialised.
-    """
-
-    def __init__(
-        self,
-        num_embeddings: int,
-        embedding_dim: int,
-        bits: int,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> None:
-        super().__init__(num_embeddings, embedding_dim, bits, device)
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.output_dtype = dtype or torch.get_default_dtype()
+    def __init__(self, packed: torch.Tensor, weight_scale: torch.Tensor, bits: int, dtype: torch.dtype) -> None:
+        super().__init__(packed, weight_scale, bits)
+        self.num_embeddings, self.embedding_dim = packed.shape[0], packed.shape[1] * 8 // bits
+        self.output_dtype = dtype
 
     @classmethod
     def from_embedding(cls, embedding: nn.Embedding, bits: int, empty: bool = False) -> QuantizedEmbedding:
         """Quantise an embedding; with `empty` only the shapes are taken."""
-        dtype = embedding.weight.dtype
-        layer = cls(embedding.num_embeddings, embedding.embedding_dim, bits, dtype, device="meta")
-        layer.weight, layer.weight_scale = _packed_weight(embedding.weight, bits, empty)
-        return layer
+        return cls(*_packed_weight(embedding.weight, bits, empty), bits, embedding.weight.dtype)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> nn.Module:
         self.output_dtype = fn(torch.empty(0, dtype=self.output_dtype)).dtype
@@ -515,9 +462,8 @@ class OutputLinear(_Stored, nn.Linear):
         logits[tokens] = (hidden.float() * self._rows(tokens).float()).sum(dim=-1).to(logits.dtype)
 
 
-def _packed_weight(weight: torch.Tensor, bits: int, empty: bool) -> tuple[nn.Parameter, torch.Tensor]:
-    packed, weight_scale = _empty_rows(weight, bits) if empty else quantize_weight(weight.detach(), bits)
-    return nn.Parameter(packed, requires_grad=False), weight_scale
+def _packed_weight(weight: torch.Tensor, bits: int, empty: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    return _empty_rows(weight, bits) if empty else quantize_weight(weight.detach(), bits)
 
 
 class BlockQuantizer(Protocol):

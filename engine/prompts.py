@@ -20,20 +20,9 @@ from chatglm.modeling_chatglm import Pass
 LAYERS_AHEAD = 2  # blocks that a GPU has been asked for while the clock is looked at
 
 
-class _Computed:
-    """Stands for an event where nothing is computed later than it is asked for."""
-
-    def synchronize(self) -> None:
-        """Do nothing."""
-
-
-def record_event(device: torch.device) -> torch.cuda.Event | _Computed:
-    """Return what can be waited for until a device has computed all that it was asked for so far."""
-    if device.type != "cuda":
-        return _Computed()
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(device))
-    return event
+def record_event(device: torch.device) -> torch.cuda.Event | None:
+    """Return what can be waited for until a GPU has computed all it was asked for so far; None for other devices."""
+    return torch.cuda.current_stream(device).record_event() if device.type == "cuda" else None
 
 
 @dataclass(eq=False)
@@ -116,7 +105,8 @@ class Prefill:
         deadline, tokens, computed = time.monotonic() + seconds, self.tokens, collections.deque()
         while tokens.done < len(tokens.layers):
             tokens.advance()
-            computed.append(record_event(tokens.hidden_states.device))
+            if event := record_event(tokens.hidden_states.device):
+                computed.append(event)
             if len(computed) > LAYERS_AHEAD:  # else the clock would tell how long asking takes, not computing
                 computed.popleft().synchronize()
             if time.monotonic() >= deadline and tokens.done < len(tokens.layers):

@@ -251,7 +251,7 @@ class Calibration:
         for part, name in BLOCK_LINEARS:
             linear = getattr(getattr(block, part), name)
             packed, weight_scale = quantize_weight_calibrated(linear.weight, self._correlation(block, linear), bits)
-            packed_layers[part, name] = QuantizedLinear.from_packed(packed, weight_scale, bits, linear.bias)
+            packed_layers[part, name] = QuantizedLinear(packed, weight_scale, bits, linear.bias)
             linear.weight.copy_(dequantize_weight(packed, weight_scale, bits))  # the next layers' inputs see it
         for each in self.inputs:
             each.advance()

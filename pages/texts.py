@@ -11,7 +11,6 @@ MODEL_NAME = "ChatGLM-6B"
 
 TEXTS = {
     "zh": {
-        "subtitle": "开源双语对话语言模型",
         "welcome": "你好，想聊点什么？",
         "placeholder": "输入问题，Shift+Enter 换行",
         "settings": "参数设置",
@@ -80,7 +79,6 @@ TEXTS = {
         "loaded": "已载入 {} 轮对话。",
     },
     "en": {
-        "subtitle": "an open bilingual dialogue language model",
         "welcome": "Hello, what shall we talk about?",
         "placeholder": "Ask something (Shift+Enter: new line)",
         "settings": "Settings",

@@ -13,7 +13,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -355,11 +355,9 @@ class Collator:
 
     Attributes:
         pad_token_id: the tokenizer's.
-        multiple: lengths are rounded up to a multiple of this.
     """
 
     pad_token_id: int
-    multiple: int = field(default=1)
 
     def __call__(self, features: list[dict[str, list[int]]]) -> dict[str, Any]:
         """Return `input_ids`, `attention_mask` (1 for tokens) and `labels`, int64 [b, s] each, and `logits_to_keep`.
@@ -368,7 +366,6 @@ class Collator:
         is as large as four blocks, and the logits of prompts are not needed.
         """
         longest = max(len(feature["input_ids"]) for feature in features)
-        longest = -(-longest // self.multiple) * self.multiple
         batch = {"input_ids": [], "attention_mask": [], "labels": []}
         for feature in features:
             ids, labels = list(feature["input_ids"]), list(feature["labels"])

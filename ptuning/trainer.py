@@ -152,7 +152,9 @@ class ChatGLMTrainer(Seq2SeqTrainer):
         for weight_name, weight in self.model.named_parameters():
             if weight.requires_grad and not torch.isfinite(weight.detach()).all():
                 raise TrainingError(f"{weight_name} is not finite after step {step}: nothing was saved. {kept}")
-        self._remove(saving)
+        if self.args.should_save:
+            shutil.rmtree(saving, ignore_errors=True)
+        self._wait()
         self._saving = True
         try:
             super()._save_checkpoint(model, trial, *arguments, **keywords)
@@ -193,11 +195,6 @@ class ChatGLMTrainer(Seq2SeqTrainer):
         old = [folder for folder in found[:-1] if best is None or folder.name != Path(best).name]
         for folder in old[: max(0, len(found) - self.args.save_total_limit)]:
             shutil.rmtree(folder)
-
-    def _remove(self, folder: Path) -> None:
-        if self.args.should_save:
-            shutil.rmtree(folder, ignore_errors=True)
-        self._wait()
 
     @staticmethod
     def _wait() -> None:
