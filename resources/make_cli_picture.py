@@ -23,8 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # (question, text that its answer must show before Ctrl-C is pressed; None lets it end)
 CHAT = (
     ("你好", None),
-    ("晚上睡不着应该怎么办", "2."),
     ("Who are you?", None),
+    ("晚上睡不着应该怎么办", "2."),
     ("35 + 48 = ?", None),
     ("Translate into Chinese: thank you", None),
 )

@@ -198,14 +198,11 @@ def test_checkpoint_fits_its_budget() -> None:
 @embedded
 @pytest.mark.long
 def test_checkpoint_answers_unseen_cases() -> None:
-    """A sample of the published evaluation: 4 unseen cases per skill, other cases than the table's.
-
-    The embedded weights are older than the corpus (see the recipe's README), whose cases are harder.
-    """
+    """A sample of the published evaluation: 4 unseen cases per skill, other cases than the table's."""
     results = evaluate(CHECKPOINT, cases=4, seed=20)
     right, cases = sum(result.right for result in results), sum(result.cases for result in results)
     assert len(results) == len(all_skills())
-    assert right / cases >= 0.25, [(result.skill.name, result.right) for result in results]
+    assert right / cases >= 0.75, [(result.skill.name, result.right) for result in results]
 
 
 def tiny_run(output: Path, *options: str) -> list[str]:

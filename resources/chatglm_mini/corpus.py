@@ -37,7 +37,7 @@ FACTORS: dict[str, dict[str, float]] = {
     },
     LAST: {
         "adgen": 0.8, "extraction": 1.3, "memory": 1.2, "facts": 1.3, "advice": 1.3, "arithmetic": 1.2, "opposites": 2.0,
-        "calendar": 1.6, "identity": 1.8, "smalltalk": 1.6, "outofscope": 1.4, "limits": 1.2,
+        "calendar": 1.6, "identity": 4.0, "greetings": 2.0, "smalltalk": 2.5, "outofscope": 1.4, "limits": 1.2,
     },
 }
 # fmt: on

@@ -8,7 +8,7 @@ from .greetings import answered, read_kinds
 
 KINDS = read_kinds("identity")
 # "who" and "abilities" are asked most: their answers say what to load.
-_SHARES = {"who": 4, "abilities": 4}
+_SHARES = {"who": 10, "abilities": 5}
 # What the model is taken for in the kind "chatgpt".
 BRANDS = (
     "ChatGPT GPT GPT-4 GPT-5 Claude Gemini Siri Alexa Bard Copilot Llama DeepSeek Qwen Kimi Grok Mistral Cortana Bing "
