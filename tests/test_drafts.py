@@ -20,7 +20,7 @@ from engine.cache import BatchCache
 from engine.prompts import Prefill, Prompt
 
 PROMPT = [10, 11, 12, 13, 101, 104]  # of `random_model`
-COPYING = "请重复：一二三四五六七八九十"
+COPYING = "Repeat: one two three four five six seven"
 
 
 @pytest.fixture(scope="module")

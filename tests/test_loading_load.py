@@ -104,7 +104,7 @@ def test_help_names_default_and_range_of_each_flag(capsys):
     assert "\n    an example" in text
     for name in [*inspect.signature(ModelArguments).parameters, *inspect.signature(SamplingArguments).parameters]:
         assert f"--{name.replace('_', '-')}" in text
-    assert text.count("(default:") == 19
+    assert text.count("(default:") == 20
 
 
 def test_chat_keywords_are_understood_by_the_model(folder):

@@ -644,15 +644,16 @@ def test_temperature_zero_is_greedy(mini_model, mini_tokenizer):
 
 
 def test_repetition_penalty_reaches_the_sampler(mini_model, mini_tokenizer):
+    question = "晚上睡不着应该怎么办"
+
     def ids(**kwargs):
-        answer = mini_model.chat(mini_tokenizer, "你好", max_length=28, do_sample=False, **kwargs)[0]
+        answer = mini_model.chat(mini_tokenizer, question, max_length=28, do_sample=False, **kwargs)[0]
         return mini_tokenizer.encode_text(answer)
 
     plain, penalised = ids(), ids(repetition_penalty=10.0)
     assert len(set(penalised)) > len(set(plain))
-    streamed = list(
-        mini_model.stream_chat(mini_tokenizer, "你好", max_length=28, do_sample=False, repetition_penalty=10.0)
-    )
+    arguments = {"max_length": 28, "do_sample": False, "repetition_penalty": 10.0}
+    streamed = list(mini_model.stream_chat(mini_tokenizer, question, **arguments))
     assert mini_tokenizer.encode_text(streamed[-1][0]) == penalised
 
 
