@@ -133,7 +133,7 @@ class ModelArguments:
             "bits of each cached key and value of a quantised model on a CPU: 8 or 16",
             "量化模型在 CPU 上缓存的每个键和值的位数：8 或 16",
         ),
-        shown=Text("8 for a large model", "大模型为 8"),
+        shown=Text("16 for a large model", "大模型为 16"),
         metavar="BITS",
     )
     no_drafts: bool = flag(

@@ -1104,6 +1104,17 @@ static inline __attribute__((always_inline)) floats_t load_vector(const void *ar
     if (type == INT8) {
         bytes_t bytes;
         memcpy(&bytes, (const int8_t *)array + start, sizeof bytes);
+#ifdef __AVX512F__
+        const __m512 converted = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)bytes));
+        memcpy(&values, &converted, sizeof values);
+        return values;
+#elif defined(__AVX2__)
+        const __m128i low = (__m128i)bytes;
+        const __m256 pair[2] = {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(low)),
+                                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(low, 8)))};
+        memcpy(&values, pair, sizeof values);
+        return values;
+#endif
         return __builtin_convertvector(__builtin_convertvector(bytes, integers_t), floats_t);
     }
 #ifdef __F16C__

@@ -34,7 +34,6 @@ from chatglm import (
     mapped_memory,
     quantization,
 )
-from chatglm.int8_states import SCALE_BYTES
 from loading.devices import choose_dtype
 from loading.load import load_model
 from tests.benchmarks import llama_cpp_q4_0
@@ -166,9 +165,9 @@ def unpack_first() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def wide_cache(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
-    """Let keys and values be kept in half precision."""
-    own, model.transformer.cache_bits = model.transformer.cache_bits, 16
+def narrow_cache(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
+    """Let keys and values be kept in INT8."""
+    own, model.transformer.cache_bits = model.transformer.cache_bits, 8
     try:
         yield
     finally:
@@ -186,13 +185,13 @@ def wide_output(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
         output.bits, output._copy, output._copy_of = own
 
 
-def wide_ratio(wide, model: ChatGLMForConditionalGeneration, length: int, tokens: int, pairs: int) -> float:
-    """Return how many times as long a token takes with what `wide` makes of the model, by pairs in turn."""
+def ratio(change, model: ChatGLMForConditionalGeneration, length: int, tokens: int, pairs: int) -> float:
+    """Return how many times as long a token takes with what `change` makes of the model, by pairs in turn."""
     ratios = []
     for _ in range(pairs):
-        narrow = token_seconds(model, length, 1, tokens)
-        with wide(model):
-            ratios.append(token_seconds(model, length, 1, tokens) / narrow)
+        own = token_seconds(model, length, 1, tokens)
+        with change(model):
+            ratios.append(token_seconds(model, length, 1, tokens) / own)
     return statistics.median(ratios)
 
 
@@ -223,8 +222,7 @@ def read_bandwidth(threads: int, size: int = 1 << 30) -> float:
 def token_bytes(model: ChatGLMForConditionalGeneration, length: int) -> int:
     """Return the bytes that a token reads: packed matrices, the output layer's copy, cached keys and values."""
     packed = (m.weight for m in model.modules() if isinstance(m, quantization.QuantizedLinear))
-    size = model.config.hidden_size + SCALE_BYTES * model.config.num_attention_heads
-    cached = 2 * model.config.num_layers * size * length
+    cached = 2 * model.config.num_layers * model.config.hidden_size * length * torch.float16.itemsize
     return sum(weight.numel() for weight in packed) + model.lm_head.weight.numel() * model.lm_head.bits // 8 + cached
 
 
@@ -270,10 +268,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         note = f"{100 * share:.0f} % of the read bandwidth before and after, {seconds / single:.2f} times the first"
         row(f"decode, prompt {length}", f"{1 / seconds:.2f} tokens/s", *versus, note)
     length = arguments.prompts[-1]
-    ratio = wide_ratio(wide_cache, model, length, tokens, repeats)
-    row(f"decode, prompt {length}, keys in half precision", "", "", "", f"{ratio:.3f} times as long")
-    ratio = wide_ratio(wide_output, model, arguments.prompts[0], tokens, repeats)
-    row("decode, an INT8 copy of the output layer", "", "", "", f"{ratio:.3f} times as long")
+    narrow = ratio(narrow_cache, model, length, tokens, repeats)
+    row(f"decode, prompt {length}, keys and values in INT8", "", "", "", f"{narrow:.3f} times as long")
+    wide = ratio(wide_output, model, arguments.prompts[0], tokens, repeats)
+    row("decode, an INT8 copy of the output layer", "", "", "", f"{wide:.3f} times as long")
     seconds = median(lambda: prompt_seconds(model, length), repeats)
     llama = llama_seconds(gguf, length, 1, 1, repeats + 1)[0] if has_llama else None
     versus = [f"{length / llama:.1f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
