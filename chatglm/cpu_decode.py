@@ -18,12 +18,10 @@ from torch import Tensor, nn
 
 from . import cpu_kernels
 from .configuration_chatglm import RESIDUAL_SCALE
-from .quantization import OutputLinear, QuantizedLinear, is_intercepted
+from .quantization import FEW_TOKENS, OutputLinear, QuantizedLinear, is_intercepted
 
 if TYPE_CHECKING:
     from .modeling_chatglm import GLMBlock, Pass, SelfAttention
-
-FEW_TOKENS = 8  # of one row that come together; more are a prompt's, which the ordinary pass reads faster
 
 
 def decode_step(tokens: Pass) -> None:
@@ -119,7 +117,7 @@ def cache_dtype(layers: nn.ModuleList, hidden_states: Tensor, bits: int | None =
 
 
 def _are_few(tokens: Pass) -> bool:
-    """Return whether there is one new token a row, or a few of one row's answer."""
+    """Return whether there is one new token a row, or a few of one row's answer; a prompt is read faster otherwise."""
     b, s, _ = tokens.hidden_states.shape
     return s == 1 or (b == 1 and s <= FEW_TOKENS and tokens.plan.split == 0 and tokens.plan.full_mask is None)
 

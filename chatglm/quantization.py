@@ -36,8 +36,8 @@ ROWS_AT_ONCE = 4096
 # The same for multiplying gradients: half a matrix block of 4096 columns is then 512 KiB, and stays in the CPU's cache.
 GRADIENT_ROWS_AT_ONCE = 64
 # Logits of a position that are computed exactly: those that could be the largest, or are at most so far behind it; of
-# many, the largest. An INT4 copy computes at most so many positions of a sequence; more are there to be scored.
-REFINED_AT_MOST, LIKELY, FEW_POSITIONS = 256, 4.0, 8
+# many, the largest. An INT4 copy computes at most so many tokens of a sequence; more are there to be scored.
+REFINED_AT_MOST, LIKELY, FEW_TOKENS = 256, 4.0, 8
 
 
 def is_intercepted(module: nn.Module) -> bool:
@@ -421,7 +421,7 @@ class OutputLinear(_Stored, nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map `[..., i]` to logits `[..., o]` in the input's dtype."""
         needs_gradient = torch.is_grad_enabled() and (input.requires_grad or self.weight.requires_grad)
-        is_scored = self.bits == 4 and input.dim() > 2 and input.shape[1] > FEW_POSITIONS
+        is_scored = self.bits == 4 and input.dim() > 2 and input.shape[1] > FEW_TOKENS
         by_kernels = self.weight.device.type == "cpu" and cpu_kernels.available(input.dtype)
         if needs_gradient or is_scored or self.exact or not by_kernels:
             return self._linear(input)

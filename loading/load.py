@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from chatglm.cpu_decode import cache_dtype
 
 from . import adapters
 from .arguments import ModelArguments, find_adapter_folder, parse_max_memory
@@ -70,12 +71,30 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
         if has_lora:
             adapters.load_lora(model, adapter)
             model.eval()
-    model.drafts, model.transformer.cache_bits = not arguments.no_drafts, arguments.cache_bits
+    model.drafts = not arguments.no_drafts
+    if arguments.cache_bits is not None:
+        choose_cache_bits(model, arguments.cache_bits)
     dtype = model.transformer.final_layernorm.weight.dtype  # a quantised model's embedding stays in its own
     bits = f"{model.config.quantization_bit} bits, " if model.config.quantization_bit else ""
     name, seconds = folder.resolve().name, time.perf_counter() - start
     print(f"{name}: {bits}{dtype_name(dtype)} on {places(model)}, loaded in {seconds:.1f} s", file=sys.stderr)
     return model, tokenizer
+
+
+@torch.no_grad()
+def choose_cache_bits(model: ChatGLMForConditionalGeneration, bits: int) -> None:
+    """Let a model keep each key and value in so many bits, 8 or 16.
+
+    Raises:
+        LoadError: it cannot.
+    """
+    kept = cache_dtype(model.transformer.layers, torch.empty(0, dtype=model.dtype, device=model.device), bits)
+    if (kept or model.dtype).itemsize * 8 != bits:
+        raise LoadError(
+            f"--cache-bits {bits} is for quantised layers that the CPU kernels compute, without LoRA on them: leave it "
+            "out, or add --quantize 8 or 4 and --device cpu"
+        )
+    model.transformer.cache_bits = bits
 
 
 def find_adapter(ptuning_checkpoint: str | None, folder: Path) -> Path | None:

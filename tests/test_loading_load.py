@@ -18,7 +18,7 @@ import pytest
 import torch
 from replay import ROOT, change_json, write_small_checkpoint
 
-from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration, ChatGLMTokenizer, cpu_kernels
 from loading import devices, load
 from loading.arguments import ModelArguments, SamplingArguments, parse_arguments, run_main
 from loading.checkpoint import LoadError
@@ -337,10 +337,20 @@ def test_load_quantises(folder, capsys, dtype, bits):
     assert model.transformer.word_embeddings(torch.tensor([[7]])).dtype == devices.DTYPES[dtype]
 
 
-@pytest.mark.parametrize("bits", [None, 8, 16])
-def test_load_takes_the_bits_of_cached_keys_and_values(folder, bits):
-    model, _ = load_model_and_tokenizer(ModelArguments(str(folder), "cpu", cache_bits=bits))
-    assert model.transformer.cache_bits == bits
+@pytest.mark.skipif(not cpu_kernels.available(torch.float32), reason="needs a C compiler")
+@pytest.mark.parametrize(("bits", "dtype"), [(None, torch.float32), (8, torch.int8), (16, torch.float16)])
+def test_cached_keys_and_values_have_the_bits_asked_for(folder, bits, dtype):
+    model, tokenizer = load_model_and_tokenizer(
+        ModelArguments(str(folder), "cpu", "float32", quantization_bit=4, cache_bits=bits)
+    )
+    with torch.no_grad():
+        cache = model(torch.tensor([tokenizer.encode_prompt("你好")]), use_cache=True).past_key_values
+    assert cache.keys[0].dtype == cache.values[0].dtype == dtype
+
+
+def test_bits_of_cached_keys_and_values_that_float_layers_cannot_have_are_refused(folder):
+    with pytest.raises(LoadError, match="--cache-bits 8 is for quantised layers"):
+        load_model_and_tokenizer(ModelArguments(str(folder), "cpu", cache_bits=8))
 
 
 def test_other_bits_of_cached_keys_and_values_are_refused():
