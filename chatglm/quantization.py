@@ -35,9 +35,10 @@ BLOCK_LINEARS = (
 ROWS_AT_ONCE = 4096
 # The same for multiplying gradients: half a matrix block of 4096 columns is then 512 KiB, and stays in the CPU's cache.
 GRADIENT_ROWS_AT_ONCE = 64
-# Logits of a position that are computed exactly: those that could be the largest, or are at most so far behind it; of
-# many, the largest. An INT4 copy computes at most so many tokens of a sequence; more are there to be scored.
-REFINED_AT_MOST, LIKELY, FEW_TOKENS = 256, 4.0, 8
+# Logits of a position that are computed exactly: those that could be the largest, or are at most so far behind. Where
+# those are many, so many of the largest, and all that could be the largest where they are not as many.
+LIKELY, REFINED_AT_MOST, REFINED_OF_MANY = 4.0, 256, 64
+FEW_TOKENS = 8  # of one row that come together; more are a prompt's, or a text's that is to be scored
 
 
 def is_intercepted(module: nn.Module) -> bool:
@@ -456,9 +457,12 @@ class OutputLinear(_Stored, nn.Linear):
         """Replace the logits [o] that could be the largest, or are likely, by exact ones, in place."""
         # rounding weights and activations errs by about 0.35 scale * |x| (one standard deviation); take three of them
         margin = weight_scale.float() * hidden.float().norm()
-        tokens = (logits + margin >= (logits - margin).max() - LIKELY).nonzero()[:, 0]
+        highest, least = logits + margin, (logits - margin).max()
+        tokens = (highest >= least - LIKELY).nonzero()[:, 0]
         if len(tokens) > REFINED_AT_MOST:
-            tokens = logits.topk(REFINED_AT_MOST).indices
+            tokens, largest = logits.topk(REFINED_OF_MANY).indices, (highest >= least).nonzero()[:, 0]
+            if len(largest) <= REFINED_AT_MOST:
+                tokens = torch.cat([tokens, largest]).unique()
         logits[tokens] = (hidden.float() * self._rows(tokens).float()).sum(dim=-1).to(logits.dtype)
 
 
