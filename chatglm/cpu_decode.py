@@ -60,7 +60,7 @@ def tokens_together(model: nn.Module) -> int:
     """Return how many new tokens of one row a pass computes with exactly the bits of as many passes, at most 8.
 
     1 where that is not sure, or not worth while: on a GPU, and in float layers, whose products by PyTorch add in
-    another order when there are more rows.
+    another order when there are more rows. The kernels add in one order for up to 32 (MOST_FEW_ROWS of the source).
 
     Args:
         model: a `ChatGLMForConditionalGeneration`.
@@ -74,22 +74,7 @@ def tokens_together(model: nn.Module) -> int:
         return 1
     if not all(_attends(layer.attention, probe) and _is_plain(layer, model.dtype) for layer in layers):
         return 1
-    matrices = [output, *(matrix for layer in layers for matrix in _parts(layer)[1])]
-    # numbers: bytes of what is packed, and of the packed copy of a float output layer
-    smallest = min(matrix.weight.numel() for matrix in matrices)
-    return min(FEW_TOKENS, rows_as_alone(cpu_kernels.supported_paths()[-1], smallest))
-
-
-def rows_as_alone(path: str, smallest: int) -> int:
-    """Return how many rows together get exactly the numbers from the kernels that each gets alone.
-
-    Args:
-        path: one of `cpu_kernels.supported_paths()`.
-        smallest: bytes of the smallest of the packed matrices that they are multiplied with.
-    """
-    if path != "avx512":
-        return 32
-    return 12 if smallest > cpu_kernels.CACHED_BYTES else 6  # FEW_ROWS of the source; 16-bit activations are two rows
+    return FEW_TOKENS
 
 
 def cache_dtype(layers: nn.ModuleList, hidden_states: Tensor, bits: int | None = None) -> torch.dtype | None:

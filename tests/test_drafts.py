@@ -136,12 +136,6 @@ def test_tokens_together_is_one_where_the_bits_may_differ(random_model):
     assert cpu_decode.tokens_together(model) == 1
 
 
-def test_rows_as_alone_counts_rows_of_16_bits_twice():
-    large, small = cpu_kernels.CACHED_BYTES + 1, cpu_kernels.CACHED_BYTES
-    assert [cpu_decode.rows_as_alone("avx512", size) for size in (large, small)] == [12, 6]
-    assert cpu_decode.rows_as_alone("avx2", small) == 32
-
-
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 

@@ -51,13 +51,11 @@
 enum { BLOCK = 512, STEPS = 8, LANES = 16, STEP_BYTES = 64 };
 enum { FLOAT32 = 0, FLOAT16 = 1, BFLOAT16 = 2, INT8 = 3 };           /* element types, numbered as in cpu_kernels.py */
 enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };               /* paths, numbered as in cpu_kernels.py */
-enum { FEW_OUTPUTS = 16, FEW_ROWS = 12 };                            /* largest tile of the few-row kernels */
-enum { MOST_FEW_ROWS_AVX2 = 32 };   /* with more, panels are faster; with less, all answers of a batch are as if alone */
+enum { FEW_OUTPUTS = 16, FEW_ROWS = 16 };                            /* largest tile of the few-row kernels */
+enum { MOST_FEW_ROWS = 32 };        /* with more, panels are faster; up to these, each row gets its bits as if alone */
+enum { ROWS_TOGETHER = 4, L1_BLOCKS = 32 };     /* rows whose sums fit AVX-512's registers, blocks of rows in half an L1 */
 enum { MANY_OUTPUTS = 64, MANY_TILE_ROWS = 264, PANEL_GROUPS = 8 };  /* largest tile of the many-row kernels */
 enum { PANEL_OUTPUTS = 16 };                                         /* weight rows of an AVX2 panel */
-#ifndef ONE_STREAM_BLOCKS
-#define ONE_STREAM_BLOCKS 16
-#endif
 enum { PREFETCH_BYTES = 8192 };                                      /* how far ahead weights are fetched, to L2 */
 
 
@@ -69,11 +67,17 @@ typedef struct {
 } weights_t;
 
 typedef struct {
-    int8_t *quantized;            /* [k, n, 8 steps, 16 lanes, 4 bytes] */
-    float *scale;                 /* [k, n, 16 lanes] */
-    float *total;                 /* [k, n], see above, per block */
+    int8_t *quantized;            /* [k, n, 8 steps, 16 lanes, 4 bytes], or [n, k, ...] */
+    float *scale;                 /* [k, n, 16 lanes] or [n, k, 16 lanes] */
+    float *total;                 /* [k, n] or [n, k], see above, per block */
     int64_t rows, blocks;
+    int64_t row_step, block_step; /* 1 and n for [k, n]; k and 1 for [n, k], which AVX-512 reads few rows in */
 } activations_t;
+
+/* Where block k of a row is in the arrays of `activations_t`. */
+static inline int64_t place_of(const activations_t *a, int64_t k, int64_t row) {
+    return k * a->block_step + row * a->row_step;
+}
 
 /* Compute sums[n][o], without weight scale and bias, for a tile of `outputs` (1 to 16) times `rows` (1 to 12). */
 typedef void few_rows_t(const weights_t *w, int64_t output, int64_t outputs, const activations_t *a, int64_t row,
@@ -157,12 +161,12 @@ static inline void store_block(int bits, const int8_t q[BLOCK], int8_t *quantize
 }
 
 /* Round one block of a row to 8 bits, q = round(x / scale) with scale = max |x| of the group / 127; and with two levels
- * what is left by that to 8 bits more, q = round(256 (x / scale - q)), as a second row with scale / 256. Columns past the
+ * what is left by that to 8 bits more, q = round(256 (x / scale - q)), as a second row with scale / 256, `row_step` on. Columns past the
  * end are 0, and so is a group whose |x| are all below 2^-119, where 1 / scale would be infinite. NaN and infinity make
  * the group's scale NaN, so that they reach the output. `factor`, if not NULL, has a half for each column of the block,
  * which its x is multiplied with first. */
 static void quantize_block(const void *input, int32_t type, int64_t start, int64_t count, const uint16_t *factor, int bits,
-                           int levels, int8_t *quantized, float *scale, float *total) {
+                           int levels, int64_t row_step, int8_t *quantized, float *scale, float *total) {
     /* columns c and c + width share a lane; a lane has span neighbouring columns of each stretch of width columns */
     const int width = bits == 4 ? 128 : 64, span = width / LANES;
     float x[BLOCK], inverse[128];
@@ -182,7 +186,8 @@ static void quantize_block(const void *input, int32_t type, int64_t start, int64
     }
     for (int first = 0; first < BLOCK; first += width)
         for (int c = 0; c < width; c++) x[first + c] = inverse[c] == 0 ? 0 : x[first + c] * inverse[c];
-    for (int level = 0; level < levels; level++, scale += LANES, quantized += BLOCK, total++) {
+    for (int level = 0; level < levels;
+         level++, scale += row_step * LANES, quantized += row_step * BLOCK, total += row_step) {
         float sum[128] = {0};
         int8_t q[BLOCK];
         for (int first = 0; first < BLOCK; first += width)
@@ -197,14 +202,14 @@ static void quantize_block(const void *input, int32_t type, int64_t start, int64
         for (int lane = 0; lane < LANES; lane++)
             for (int c = lane * span; c < (lane + 1) * span; c++) *total += scale[lane] * sum[c];
         if (level + 1 < levels)
-            for (int lane = 0; lane < LANES; lane++) scale[LANES + lane] = scale[lane] / 256;
+            for (int lane = 0; lane < LANES; lane++) scale[row_step * LANES + lane] = scale[lane] / 256;
     }
 }
 
 /* Sum over a row's blocks of what `quantize_block` returned. */
 static inline float total_of(const activations_t *a, int64_t row) {
     float total = 0;
-    for (int64_t k = 0; k < a->blocks; k++) total += a->total[k * a->rows + row];
+    for (int64_t k = 0; k < a->blocks; k++) total += a->total[place_of(a, k, row)];
     return total;
 }
 
@@ -228,8 +233,8 @@ static void few_rows_portable(const weights_t *w, int64_t output, int64_t output
         for (int64_t k = 0; k < a->blocks; k++) {
             const uint8_t *block = weight_block(w, output + o, k, padded);
             for (int64_t n = 0; n < rows; n++) {
-                const int8_t *q = a->quantized + (k * a->rows + row + n) * BLOCK;
-                const float *scale = a->scale + (k * a->rows + row + n) * LANES;
+                const int8_t *q = a->quantized + place_of(a, k, row + n) * BLOCK;
+                const float *scale = a->scale + place_of(a, k, row + n) * LANES;
                 for (int lane = 0; lane < LANES; lane++) {
                     int32_t sum = 0;
                     for (int step = 0; step < STEPS; step++)
@@ -277,8 +282,8 @@ AVX2_INLINE float dot_avx2(const int bits, const weights_t *w, int64_t output, c
     uint8_t padded[BLOCK];
     __m256 sum[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (int64_t k = 0; k < a->blocks; k++) {
-        const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK;
-        const float *scale = a->scale + (k * a->rows + row) * LANES;
+        const int8_t *q = a->quantized + place_of(a, k, row) * BLOCK;
+        const float *scale = a->scale + place_of(a, k, row) * LANES;
         const uint8_t *source = weight_block(w, output, k, padded);
         __m256i integer[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}; /* of 8 lanes each */
         UNROLL
@@ -382,8 +387,8 @@ AVX2_INLINE void few_rows_avx2(const int bits, const weights_t *w, int64_t outpu
             const uint8_t *source = weight_block(w, index, k, padded);
             for (int line = 0; line < bits; line++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
             for (int64_t n = 0; n < rows;)
-                n += dot_rows_avx2(bits, source, a->quantized + (k * a->rows + row + n) * BLOCK,
-                                   a->scale + (k * a->rows + row + n) * LANES, rows - n,
+                n += dot_rows_avx2(bits, source, a->quantized + place_of(a, k, row + n) * BLOCK,
+                                   a->scale + place_of(a, k, row + n) * LANES, rows - n,
                                    lane_sums + (n * FEW_OUTPUTS + o) * 2);
         }
     for (int64_t n = 0; n < rows; n++)
@@ -471,8 +476,8 @@ AVX2_INLINE void multiply_panel_avx2(const int bits, const uint8_t *panel, const
 /* sums [rows][outputs] += panel x activations of `rows` rows of block k, from `row` on */
 AVX2_INLINE void multiply_rows_avx2(const int bits, const uint8_t *panel, const activations_t *a, int64_t k, int64_t row,
                                     int64_t rows, float *sums, int64_t stride) {
-    const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK;
-    const float *scale = a->scale + (k * a->rows + row) * LANES;
+    const int8_t *q = a->quantized + place_of(a, k, row) * BLOCK;
+    const float *scale = a->scale + place_of(a, k, row) * LANES;
     for (; rows >= 4; rows -= 4, q += 4 * BLOCK, scale += 4 * LANES, sums += 4 * stride)
         multiply_panel_avx2(bits, panel, q, scale, 4, sums, stride);
     if (rows == 3) multiply_panel_avx2(bits, panel, q, scale, 3, sums, stride);
@@ -549,132 +554,128 @@ AVX512_INLINE void transpose_avx512(__m512i v[16]) {
     }
 }
 
-/* Multiply one weight row with one activation row, or with the two of a 16-bit one: one sequential stream of weights, all
- * sums in registers. lane_sums[n][o] is assigned. */
-AVX512_INLINE void dot_avx512(const int bits, const weights_t *w, int64_t output, const activations_t *a, int64_t row,
-                              const int rows, __m512 *lane_sums) {
+/* lane_sums[n][o] += blocks first..end of `outputs` (1 or 2) weight rows times `rows` (1 to 4) activation rows: weights
+ * unpacked once for all of them, sums in registers. `lines` cache lines a block are fetched from `ahead`; returned moved on.
+ * Weight rows past the last repeat it; their sums are not stored. */
+AVX512_INLINE const uint8_t *dot_tile_avx512(const int bits, const weights_t *w, int64_t output, const int outputs,
+                                             const activations_t *a, int64_t row, const int rows, int64_t first,
+                                             int64_t end, const uint8_t *ahead, int64_t lines, __m512 *lane_sums) {
     const int steps = 8 / bits; /* per 64 packed bytes */
-    uint8_t padded[BLOCK];
-    __m512 sum[2] = {_mm512_setzero_ps(), _mm512_setzero_ps()};
-    for (int64_t k = 0; k < a->blocks; k++) {
-        const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK;
-        const uint8_t *source = weight_block(w, output, k, padded);
-        __m512i integer[2][2]; /* two chains hide the latency */
-        UNROLL
-        for (int n = 0; n < rows; n++) integer[n][0] = integer[n][1] = _mm512_setzero_si512();
-        UNROLL
-        for (int step = 0; step < STEPS; step += steps, source += STEP_BYTES) {
-            __m512i unpacked[2];
-            _mm_prefetch((const char *)source + PREFETCH_BYTES, _MM_HINT_T1);
-            unpack_avx512(bits, _mm512_loadu_si512(source), unpacked);
-            UNROLL
-            for (int s = step; s < step + steps; s++)
-                UNROLL
-                for (int n = 0; n < rows; n++)
-                    integer[n][s % 2] = _mm512_dpbusd_epi32(integer[n][s % 2], unpacked[s - step],
-                                                            _mm512_loadu_si512(q + n * BLOCK + s * STEP_BYTES));
-        }
-        UNROLL
-        for (int n = 0; n < rows; n++) {
-            const __m512 group_scale = _mm512_loadu_ps(a->scale + (k * a->rows + row + n) * LANES);
-            const __m512i both = _mm512_add_epi32(integer[n][0], integer[n][1]);
-            sum[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(both), group_scale, sum[n]);
-        }
-    }
-    for (int n = 0; n < rows; n++) lane_sums[n * FEW_OUTPUTS] = sum[n];
-}
-
-/* lane_sums[n][o] += one block of two weight rows times `rows` activation rows; the weights are unpacked once */
-AVX512_INLINE void dot_block_avx512(const int bits, const uint8_t *const source[2], const int8_t *q, const float *scale,
-                                    const int rows, __m512 *lane_sums) {
-    const int steps = 8 / bits;
-    __m512i integer[8][2];
+    uint8_t padded[2][BLOCK];
+    __m512 sum[ROWS_TOGETHER][2];
     UNROLL
-    for (int n = 0; n < rows; n++) integer[n][0] = integer[n][1] = _mm512_setzero_si512();
-    UNROLL
-    for (int step = 0; step < STEPS; step += steps) {
-        __m512i unpacked[2][2];
-        unpack_avx512(bits, _mm512_loadu_si512(source[0] + step / steps * STEP_BYTES), unpacked[0]);
-        unpack_avx512(bits, _mm512_loadu_si512(source[1] + step / steps * STEP_BYTES), unpacked[1]);
+    for (int n = 0; n < rows; n++)
+        UNROLL
+        for (int o = 0; o < outputs; o++) sum[n][o] = lane_sums[n * FEW_OUTPUTS + o];
+    for (int64_t k = first; k < end; k++) {
+        const int8_t *q = a->quantized + place_of(a, k, row) * BLOCK;
+        const float *scale = a->scale + place_of(a, k, row) * LANES;
+        const uint8_t *source[2];
+        __m512i integer[ROWS_TOGETHER][2];
+        UNROLL
+        for (int o = 0; o < outputs; o++)
+            source[o] = weight_block(w, output + o < w->outputs ? output + o : w->outputs - 1, k, padded[o]);
+        for (int64_t line = 0; line < lines; line++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
         UNROLL
         for (int n = 0; n < rows; n++)
             UNROLL
-            for (int s = 0; s < steps; s++) {
-                __m512i x = _mm512_loadu_si512(q + n * BLOCK + (step + s) * STEP_BYTES);
-                __asm__("" : "+v"(x)); /* one load for both, which compilers would else fold into each */
-                integer[n][0] = _mm512_dpbusd_epi32(integer[n][0], unpacked[0][s], x);
-                integer[n][1] = _mm512_dpbusd_epi32(integer[n][1], unpacked[1][s], x);
-            }
-    }
-    UNROLL
-    for (int n = 0; n < rows; n++) {
-        const __m512 group_scale = _mm512_loadu_ps(scale + n * LANES);
+            for (int o = 0; o < outputs; o++) integer[n][o] = _mm512_setzero_si512();
         UNROLL
-        for (int o = 0; o < 2; o++) {
-            __m512 *sum = lane_sums + n * FEW_OUTPUTS + o;
-            *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integer[n][o]), group_scale, *sum);
+        for (int step = 0; step < STEPS; step += steps) {
+            __m512i unpacked[2][2];
+            UNROLL
+            for (int o = 0; o < outputs; o++)
+                unpack_avx512(bits, _mm512_loadu_si512(source[o] + step / steps * STEP_BYTES), unpacked[o]);
+            UNROLL
+            for (int n = 0; n < rows; n++)
+                UNROLL
+                for (int s = 0; s < steps; s++) {
+                    __m512i x = _mm512_loadu_si512(q + n * a->row_step * BLOCK + (step + s) * STEP_BYTES);
+                    __asm__("" : "+v"(x)); /* one load for both outputs, which compilers would else fold into each */
+                    UNROLL
+                    for (int o = 0; o < outputs; o++)
+                        integer[n][o] = _mm512_dpbusd_epi32(integer[n][o], unpacked[o][s], x);
+                }
+        }
+        UNROLL
+        for (int n = 0; n < rows; n++) {
+            const __m512 group_scale = _mm512_loadu_ps(scale + n * a->row_step * LANES);
+            UNROLL
+            for (int o = 0; o < outputs; o++)
+                sum[n][o] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integer[n][o]), group_scale, sum[n][o]);
         }
     }
+    UNROLL
+    for (int n = 0; n < rows; n++)
+        UNROLL
+        for (int o = 0; o < outputs; o++) lane_sums[n * FEW_OUTPUTS + o] = sum[n][o];
+    return ahead;
 }
 
-/* `dot_block_avx512` for any bits and for 8, 4, 2 or 1 rows; returns how many rows it took */
-AVX512_TARGET __attribute__((noinline)) static int dot_rows_avx512(int bits, const uint8_t *const source[2], const int8_t *q,
-                                                                   const float *scale, int64_t rows, __m512 *lane_sums) {
-#define TAKE(n)                                                                       \
-    if (rows >= n) {                                                                  \
-        if (bits == 4) dot_block_avx512(4, source, q, scale, n, lane_sums);           \
-        else dot_block_avx512(8, source, q, scale, n, lane_sums);                     \
-        return n;                                                                     \
+/* Return the sums of the lanes of 16 vectors, in order: by halves of what is left, two vectors becoming one. */
+AVX512_INLINE __m512 add_lanes_avx512(const __m512 v[LANES]) {
+    __m512 two[8], four[4], half[2];
+    UNROLL
+    for (int i = 0; i < 8; i++)
+        two[i] = _mm512_add_ps(_mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]), _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]));
+    UNROLL
+    for (int i = 0; i < 4; i++) {
+        const __m512d a = _mm512_castps_pd(two[2 * i]), b = _mm512_castps_pd(two[2 * i + 1]);
+        four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
     }
-    TAKE(8) TAKE(4) TAKE(2) TAKE(1)
-#undef TAKE
-    return 0;
+    UNROLL
+    for (int i = 0; i < 2; i++)
+        half[i] = _mm512_add_ps(_mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0x44),
+                                _mm512_shuffle_f32x4(four[2 * i], four[2 * i + 1], 0xee));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(half[0], half[1], 0x88), _mm512_shuffle_f32x4(half[0], half[1], 0xdd));
 }
 
-/* Take a block's columns of all 16 weight rows before the next block's, so that activations stay in the L1 cache; the
- * next tile is fetched in the order of memory meanwhile. */
-AVX512_INLINE void few_rows_avx512_fixed(const int bits, const weights_t *w, int64_t output, int64_t outputs,
-                                         const activations_t *a, int64_t row, int64_t rows,
-                                         float sums[FEW_ROWS][FEW_OUTPUTS]) {
+/* sums [rows][16] = dot products of 16 weight rows with up to 16 activation rows, in stretches of columns so long that the
+ * rows that are multiplied together stay in the L1 cache. The tile after this one is fetched meanwhile, in the order of
+ * memory, once and evenly. A row's sums are added in one order, however many rows there are. */
+AVX512_INLINE void few_rows_avx512_fixed(const int bits, const weights_t *w, int64_t output, const activations_t *a,
+                                         int64_t row, int64_t rows, float sums[FEW_ROWS][FEW_OUTPUTS]) {
     __m512 lane_sums[FEW_ROWS * FEW_OUTPUTS];
+    const int64_t passes = (rows + ROWS_TOGETHER - 1) / ROWS_TOGETHER;
+    const int64_t stretch = L1_BLOCKS / (rows < ROWS_TOGETHER ? rows : ROWS_TOGETHER);
+    const int64_t lines = row ? 0 : (2 * bits + passes - 1) / passes; /* two weight rows have 2 * bits lines a block */
+    const uint8_t *ahead = w->packed + (output + FEW_OUTPUTS) * w->row_bytes;
     for (int64_t i = 0; i < rows * FEW_OUTPUTS; i++) lane_sums[i] = _mm512_setzero_ps();
-    if (rows == 1)
-        for (int64_t o = 0; o < outputs; o++) dot_avx512(bits, w, output + o, a, row, 1, lane_sums + o);
-    else if (rows == 2 && a->blocks <= ONE_STREAM_BLOCKS)
-        for (int64_t o = 0; o < outputs; o++) dot_avx512(bits, w, output + o, a, row, 2, lane_sums + o);
-    else {
-        uint8_t padded[2][BLOCK];
-        const uint8_t *ahead = w->packed + (output + outputs) * w->row_bytes;
-        for (int64_t k = 0; k < a->blocks; k++)
-            for (int64_t o = 0; o < outputs; o += 2) {
-                const int64_t second = o + 1 < outputs ? o + 1 : o; /* a last odd row is multiplied twice, stored once */
-                const uint8_t *const source[2] = {weight_block(w, output + o, k, padded[0]),
-                                                  weight_block(w, output + second, k, padded[1])};
-                for (int line = 0; line < 2 * bits; line++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
-                for (int64_t n = 0; n < rows;)
-                    n += dot_rows_avx512(bits, source, a->quantized + (k * a->rows + row + n) * BLOCK,
-                                         a->scale + (k * a->rows + row + n) * LANES, rows - n, lane_sums + n * FEW_OUTPUTS + o);
+#define TAKE(count)                                                                                                        \
+    case count:                                                                                                            \
+        for (int64_t o = 0; o < FEW_OUTPUTS; o += 2)                                                                       \
+            ahead = dot_tile_avx512(bits, w, output + o, 2, a, row + n, count, first, end, ahead, lines, sum + o);         \
+        break;
+    for (int64_t first = 0; first < a->blocks; first += stretch) {
+        const int64_t end = first + stretch < a->blocks ? first + stretch : a->blocks;
+        if (rows == 1) /* one sequential stream of weights */
+            for (int64_t o = 0; o < FEW_OUTPUTS; o++)
+                ahead = dot_tile_avx512(bits, w, output + o, 1, a, row, 1, first, end, ahead, lines / 2, lane_sums + o);
+        else
+            for (int64_t n = 0; n < rows; n += ROWS_TOGETHER) {
+                __m512 *sum = lane_sums + n * FEW_OUTPUTS;
+                switch (rows - n < ROWS_TOGETHER ? rows - n : ROWS_TOGETHER) { TAKE(4) TAKE(3) TAKE(2) TAKE(1) }
             }
     }
+#undef TAKE
     for (int64_t n = 0; n < rows; n++) {
-        __m512i lanes[LANES];
-        for (int i = 0; i < LANES; i++) lanes[i] = _mm512_castps_si512(lane_sums[n * FEW_OUTPUTS + i]);
-        transpose_avx512(lanes);
-        __m512 sum = _mm512_set1_ps((bits == 4 ? -8.0f : -128.0f) * total_of(a, row + n));
-        for (int i = 0; i < LANES; i++) sum = _mm512_add_ps(sum, _mm512_castsi512_ps(lanes[i]));
-        _mm512_storeu_ps(sums[n], sum);
+        const __m512 correction = _mm512_set1_ps((bits == 4 ? -8.0f : -128.0f) * total_of(a, row + n));
+        _mm512_storeu_ps(sums[n], _mm512_add_ps(add_lanes_avx512(lane_sums + n * FEW_OUTPUTS), correction));
     }
 }
 
 AVX512_TARGET __attribute__((noinline)) static void few_rows_avx512(const weights_t *w, int64_t output, int64_t outputs,
                                                                     const activations_t *a, int64_t row, int64_t rows,
                                                                     float sums[FEW_ROWS][FEW_OUTPUTS]) {
-    if (w->bits == 4) few_rows_avx512_fixed(4, w, output, outputs, a, row, rows, sums);
-    else few_rows_avx512_fixed(8, w, output, outputs, a, row, rows, sums);
+    (void)outputs; /* sums past the last are not stored */
+    if (w->bits == 4) few_rows_avx512_fixed(4, w, output, a, row, rows, sums);
+    else few_rows_avx512_fixed(8, w, output, a, row, rows, sums);
 }
 
-/* One block of 64 weight rows -> panel [16 lanes][8 steps][64 outputs][4 bytes], unsigned. */
-AVX512_INLINE void fill_panel_avx512(int bits, const weights_t *w, int64_t output, int64_t block, uint8_t *panel) {
+/* One block of 64 weight rows -> panel [16 lanes][8 steps][64 outputs][4 bytes], unsigned. `ahead` is where weights that will
+ * be read later are fetched from, as many bytes as the panel is made of. */
+AVX512_INLINE void fill_panel_avx512(int bits, const weights_t *w, int64_t output, int64_t block, uint8_t *panel,
+                                     const uint8_t *ahead) {
     const int steps = 8 / bits;
     uint8_t padded[LANES][BLOCK];
     for (int part = 0; part < MANY_OUTPUTS / LANES; part++) {
@@ -685,7 +686,10 @@ AVX512_INLINE void fill_panel_avx512(int bits, const weights_t *w, int64_t outpu
         }
         for (int step = 0; step < STEPS; step += steps) {
             __m512i v[LANES];
-            for (int o = 0; o < LANES; o++) v[o] = _mm512_loadu_si512(source[o] + step / steps * STEP_BYTES);
+            for (int o = 0; o < LANES; o++, ahead += 64) {
+                v[o] = _mm512_loadu_si512(source[o] + step / steps * STEP_BYTES);
+                _mm_prefetch((const char *)ahead, _MM_HINT_T1);
+            }
             transpose_avx512(v);
             for (int lane = 0; lane < LANES; lane++) {
                 __m512i unpacked[2];
@@ -733,15 +737,16 @@ AVX512_INLINE void multiply_panel_avx512(const uint8_t *panel, const int8_t *q, 
 AVX512_TARGET __attribute__((noinline)) static void many_rows_avx512(const weights_t *w, int64_t output, const activations_t *a, int64_t row,
                                                int64_t rows, float *sums) {
     _Alignas(64) uint8_t panel[BLOCK * MANY_OUTPUTS];
+    const uint8_t *ahead = w->packed + (output + MANY_OUTPUTS) * w->row_bytes; /* the next tile, in the order of memory */
     memset(sums, 0, (size_t)(rows * MANY_OUTPUTS) * sizeof(float));
-    for (int64_t k = 0; k < a->blocks; k++) {
-        if (w->bits == 4) fill_panel_avx512(4, w, output, k, panel);
-        else fill_panel_avx512(8, w, output, k, panel);
+    for (int64_t k = 0; k < a->blocks; k++, ahead += BLOCK * w->bits / 8 * MANY_OUTPUTS) {
+        if (w->bits == 4) fill_panel_avx512(4, w, output, k, panel, ahead);
+        else fill_panel_avx512(8, w, output, k, panel, ahead);
         for (int group = 0; group < LANES; group += PANEL_GROUPS) { /* a part of the panel that stays in the L1 cache */
             const uint8_t *part = panel + group * STEPS * MANY_OUTPUTS * 4;
             for (int64_t n = 0; n < rows; n += 3) {
-                const int8_t *q = a->quantized + (k * a->rows + row + n) * BLOCK + group * 4;
-                const float *scale = a->scale + (k * a->rows + row + n) * LANES + group;
+                const int8_t *q = a->quantized + place_of(a, k, row + n) * BLOCK + group * 4;
+                const float *scale = a->scale + place_of(a, k, row + n) * LANES + group;
                 float *sum = sums + n * MANY_OUTPUTS;
                 if (rows - n >= 3) multiply_panel_avx512(part, q, scale, 3, sum);
                 else if (rows - n == 2) multiply_panel_avx512(part, q, scale, 2, sum);
@@ -780,8 +785,8 @@ static inline __attribute__((always_inline)) void dot_neon(const int bits, const
     for (int64_t k = 0; k < a->blocks; k++) {
         const uint8_t *block = weight_block(w, output, k, padded);
         for (int quarter = 0; quarter < 4; quarter++) {
-            const int8_t *q = a->quantized + (k * a->rows + row) * BLOCK + quarter * 16;
-            const float *scale = a->scale + (k * a->rows + row) * LANES + quarter * 4;
+            const int8_t *q = a->quantized + place_of(a, k, row) * BLOCK + quarter * 16;
+            const float *scale = a->scale + place_of(a, k, row) * LANES + quarter * 4;
             int32x4_t integer[4];
             for (int n = 0; n < rows; n++) integer[n] = vdupq_n_s32(0);
             UNROLL
@@ -868,8 +873,8 @@ static void multiply(int32_t path, const matrix_t *m, const void *input, int32_t
                      float *total, int32_t threads) {
     const int64_t outputs = m->outputs, columns = m->columns, blocks = (columns + BLOCK - 1) / BLOCK, levels = m->levels;
     const weights_t w = {m->weight, m->scale, outputs, columns, columns * m->bits / 8, m->bits};
-    const activations_t a = {quantized, scale, total, rows * levels, blocks};
-    const int many = (path == AVX512 && a.rows > FEW_ROWS) || (path == AVX2 && rows > MOST_FEW_ROWS_AVX2);
+    const int many = path >= AVX2 && rows > MOST_FEW_ROWS, row_by_row = path == AVX512 && !many;
+    const activations_t a = {quantized, scale, total, rows * levels, blocks, row_by_row ? blocks : 1, row_by_row ? 1 : rows * levels};
     const int64_t tile_outputs = many ? MANY_OUTPUTS : FEW_OUTPUTS, tile_rows = many ? MANY_TILE_ROWS : FEW_ROWS;
     const int64_t tiles = (outputs + tile_outputs - 1) / tile_outputs;
     few_rows_t *few_rows = few_rows_portable;
@@ -883,10 +888,10 @@ static void multiply(int32_t path, const matrix_t *m, const void *input, int32_t
     {
         OPENMP(omp for schedule(static))
         for (int64_t unit = 0; unit < rows * blocks; unit++) {
-            const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * levels;
+            const int64_t n = unit % rows, k = unit / rows, start = k * BLOCK, place = place_of(&a, k, n * levels);
             const int64_t count = columns - start < BLOCK ? columns - start : BLOCK;
-            quantize_block(input, input_type, n * columns + start, count, NULL, m->bits, m->levels, quantized + place * BLOCK,
-                           scale + place * LANES, total + place);
+            quantize_block(input, input_type, n * columns + start, count, NULL, m->bits, m->levels, a.row_step,
+                           quantized + place * BLOCK, scale + place * LANES, total + place);
         }
         OPENMP(omp for schedule(static))
         for (int64_t tile = 0; tile < tiles; tile++) {
@@ -972,8 +977,8 @@ static void multiply_rows_portable(const uint8_t *panel, const activations_t *a,
                                    float *sums) {
     for (int64_t n = 0; n < rows; n++)
         for (int lane = 0; lane < LANES; lane++) {
-            const int8_t *q = a->quantized + (k * a->rows + row + n) * BLOCK + lane * 4;
-            const float scale = a->scale[(k * a->rows + row + n) * LANES + lane];
+            const int8_t *q = a->quantized + place_of(a, k, row + n) * BLOCK + lane * 4;
+            const float scale = a->scale[place_of(a, k, row + n) * LANES + lane];
             int32_t integer[PANEL_OUTPUTS] = {0};
             for (int step = 0; step < STEPS; step++) {
                 const int8_t *weight = (const int8_t *)panel + (lane * STEPS + step) * PANEL_OUTPUTS * 4;
@@ -1005,7 +1010,7 @@ void quantized_input_gradient(int32_t path, int32_t bits, int32_t type, const vo
     enum { LEVELS = 2 };
     const int64_t blocks = (outputs + BLOCK - 1) / BLOCK, tiles = (columns + MANY_OUTPUTS - 1) / MANY_OUTPUTS;
     const weights_t w = {weight, weight_scale, outputs, columns, columns * bits / 8, bits};
-    const activations_t a = {quantized, scale, total, rows * LEVELS, blocks};
+    const activations_t a = {quantized, scale, total, rows * LEVELS, blocks, 1, rows * LEVELS};
     (void)path, (void)threads; /* not used on other machines, or without OpenMP */
     OPENMP(omp parallel num_threads(threads))
     {
@@ -1013,7 +1018,7 @@ void quantized_input_gradient(int32_t path, int32_t bits, int32_t type, const vo
         for (int64_t unit = 0; unit < rows * blocks; unit++) {
             const int64_t n = unit % rows, start = unit / rows * BLOCK, place = unit * LEVELS;
             const int64_t count = outputs - start < BLOCK ? outputs - start : BLOCK;
-            quantize_block(gradient, type, n * outputs + start, count, weight_scale + start, 8, LEVELS,
+            quantize_block(gradient, type, n * outputs + start, count, weight_scale + start, 8, LEVELS, a.row_step,
                            quantized + place * BLOCK, scale + place * LANES, total + place);
         }
         OPENMP(omp for schedule(static))
