@@ -237,6 +237,7 @@ class ChatGLMPreTrainedModel(PreTrainedModel):
 
     config_class = ChatGLMConfig
     base_model_prefix = "transformer"
+    _input_embed_layer = "word_embeddings"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_cache_class = True
@@ -482,12 +483,6 @@ class ChatGLMModel(ChatGLMPreTrainedModel):
         self.freeze_for_prefix()
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.word_embeddings
-
-    def set_input_embeddings(self, embeddings: nn.Module) -> None:
-        self.word_embeddings = embeddings
-
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -571,30 +566,11 @@ class ChatGLMForConditionalGeneration(ChatGLMPreTrainedModel, ChatMixin, Generat
         self.freeze_for_prefix()
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.transformer.word_embeddings
-
-    def set_input_embeddings(self, embeddings: nn.Module) -> None:
-        self.transformer.word_embeddings = embeddings
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
-
-    def set_output_embeddings(self, embeddings: nn.Module) -> None:
-        self.lm_head = embeddings
-
     def tie_weights(self, *args, **kwargs) -> None:
         """Let the output layer use the word embedding's weight, and its scales where both are quantised."""
         super().tie_weights(*args, **kwargs)
         if isinstance(self.lm_head, QuantizedLinear):
             tie_quantized_embeddings(self)
-            return
-        # transformers 5.0 to 5.3 keep both weights where a checkpoint stores both, as the original's do
-        own, shared = self.lm_head.weight, self.transformer.word_embeddings.weight
-        apart = own is not shared and own.shape == shared.shape and "meta" not in (own.device.type, shared.device.type)
-        if self.config.tie_word_embeddings and apart and own.device == shared.device and torch.equal(own, shared):
-            self.lm_head.weight = shared
-            self.all_tied_weights_keys.update(self._tied_weights_keys)
 
     def quantize(
         self, bits: int, quantize_embeddings: bool = False, calibration: BlockQuantizer | None = None
