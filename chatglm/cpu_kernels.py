@@ -25,7 +25,6 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from .int8_states import from_buffer, to_buffer
 from .kernel_cache import KernelError, find_or_compile, find_source
 
 logger = logging.get_logger(__name__)
@@ -561,29 +560,3 @@ def decode_block(
         torch.get_num_threads(),
     )
     return output
-
-
-def decode_attention_reference(
-    mixed: torch.Tensor,
-    rotary: tuple[torch.Tensor, torch.Tensor],
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    positions: Sequence[int],
-    key_mask: torch.Tensor | None,
-) -> torch.Tensor:
-    """Compute what `decode_attention` does, and change the cache alike, by PyTorch in float32."""
-    b, h, _, d = mixed.shape
-    token = mixed.float()
-    cosine, sine = (table.float().view(b, 1, 1, d) for table in rotary)
-    swapped = token.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
-    rotated = token * cosine + swapped * sine
-    context = torch.empty(b, h, d)
-    for row, position in enumerate(positions):
-        keys[row, :, position] = to_buffer(rotated[row, :, 1], keys.dtype)
-        values[row, :, position] = to_buffer(mixed[row, :, 2], values.dtype)
-        key, value = (from_buffer(buffer[row, :, : position + 1], torch.float32) for buffer in (keys, values))
-        scores = (key @ rotated[row, :, 0, :, None])[..., 0] / d**0.5  # [h, t]
-        if key_mask is not None:
-            scores = scores.masked_fill(~key_mask[row, : position + 1], float("-inf"))
-        context[row] = (scores.softmax(dim=-1)[:, None] @ value)[:, 0]
-    return context.to(mixed.dtype)

@@ -8,10 +8,10 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -65,7 +65,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        visitor = cookie_of(scope)
+        visitor = HTTPConnection(scope).cookies.get(COOKIE, "")  # tells a browser from others; a program has none
         given = visitor or (secrets.token_urlsafe(16) if scope["method"] == "GET" else "")
 
         async def with_policy(message: Message) -> None:
@@ -96,15 +96,6 @@ class Guard:
         if len(self.owners) > SESSIONS:
             self.owners.popitem(last=False)
         return secrets.compare_digest(owner.encode(), visitor.encode())
-
-
-def cookie_of(scope: Scope) -> str:
-    """Return what tells a browser from others; "" for a program without cookies."""
-    try:
-        found = SimpleCookie(Headers(scope=scope).get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return found.value if found else ""
 
 
 def session_of(scope: Scope, body: bytes | None) -> str | None:
