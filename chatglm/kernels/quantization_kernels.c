@@ -577,9 +577,7 @@ AVX512_INLINE const uint8_t *dot_tile_avx512(const int bits, const weights_t *w,
             source[o] = weight_block(w, output + o < w->outputs ? output + o : w->outputs - 1, k, padded[o]);
         for (int64_t line = 0; line < lines; line++, ahead += 64) _mm_prefetch((const char *)ahead, _MM_HINT_T1);
         UNROLL
-        for (int n = 0; n < rows; n++)
-            UNROLL
-            for (int o = 0; o < outputs; o++) integer[n][o] = _mm512_setzero_si512();
+        for (int n = 0; n < rows; n++) integer[n][0] = integer[n][1] = _mm512_setzero_si512();
         UNROLL
         for (int step = 0; step < STEPS; step += steps) {
             __m512i unpacked[2][2];
@@ -593,13 +591,16 @@ AVX512_INLINE const uint8_t *dot_tile_avx512(const int bits, const weights_t *w,
                     __m512i x = _mm512_loadu_si512(q + n * a->row_step * BLOCK + (step + s) * STEP_BYTES);
                     __asm__("" : "+v"(x)); /* one load for both outputs, which compilers would else fold into each */
                     UNROLL
-                    for (int o = 0; o < outputs; o++)
-                        integer[n][o] = _mm512_dpbusd_epi32(integer[n][o], unpacked[o][s], x);
+                    for (int o = 0; o < outputs; o++) {
+                        __m512i *chain = &integer[n][outputs == 1 ? (step + s) % 2 : o]; /* two hide the latency of one */
+                        *chain = _mm512_dpbusd_epi32(*chain, unpacked[o][s], x);
+                    }
                 }
         }
         UNROLL
         for (int n = 0; n < rows; n++) {
             const __m512 group_scale = _mm512_loadu_ps(scale + n * a->row_step * LANES);
+            if (outputs == 1) integer[n][0] = _mm512_add_epi32(integer[n][0], integer[n][1]);
             UNROLL
             for (int o = 0; o < outputs; o++)
                 sum[n][o] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integer[n][o]), group_scale, sum[n][o]);
@@ -631,15 +632,15 @@ AVX512_INLINE __m512 add_lanes_avx512(const __m512 v[LANES]) {
 }
 
 /* sums [rows][16] = dot products of 16 weight rows with up to 16 activation rows, in stretches of columns so long that the
- * rows that are multiplied together stay in the L1 cache. The tile after this one is fetched meanwhile, in the order of
- * memory, once and evenly. A row's sums are added in one order, however many rows there are. */
+ * rows that are multiplied together stay in the L1 cache. The tile after this one (for one row, what comes a little later)
+ * is fetched meanwhile, in the order of memory, once and evenly. A row's sums are added in one order, however many rows there are. */
 AVX512_INLINE void few_rows_avx512_fixed(const int bits, const weights_t *w, int64_t output, const activations_t *a,
                                          int64_t row, int64_t rows, float sums[FEW_ROWS][FEW_OUTPUTS]) {
     __m512 lane_sums[FEW_ROWS * FEW_OUTPUTS];
     const int64_t passes = (rows + ROWS_TOGETHER - 1) / ROWS_TOGETHER;
     const int64_t stretch = L1_BLOCKS / (rows < ROWS_TOGETHER ? rows : ROWS_TOGETHER);
     const int64_t lines = row ? 0 : (2 * bits + passes - 1) / passes; /* two weight rows have 2 * bits lines a block */
-    const uint8_t *ahead = w->packed + (output + FEW_OUTPUTS) * w->row_bytes;
+    const uint8_t *ahead = w->packed + output * w->row_bytes + (rows == 1 ? PREFETCH_BYTES : FEW_OUTPUTS * w->row_bytes);
     for (int64_t i = 0; i < rows * FEW_OUTPUTS; i++) lane_sums[i] = _mm512_setzero_ps();
 #define TAKE(count)                                                                                                        \
     case count:                                                                                                            \

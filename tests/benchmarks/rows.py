@@ -85,9 +85,9 @@ def main() -> None:
         if arguments.source:
             kernels["other"] = compiled(arguments.source, Path(folder))
         peak = peak_seconds(Path(folder)) if path == "avx512" else None
-        for _ in range(arguments.rounds + 1):  # the first is not counted
+        for number in range(arguments.rounds + 1):  # the first is not counted
             for count in counts:
-                for name, library in kernels.items():
+                for name, library in sorted(kernels.items(), reverse=number % 2 == 0):
                     with mock.patch.object(cpu_kernels, "library", lambda library=library: library):
                         start = time.perf_counter()
                         for weight, scale, rows in matrices:
