@@ -42,9 +42,10 @@ from .arguments import CALIBRATION_TOKENS
 LONGEST_DIALOGUE = 2048  # tokens
 # Part of the mean of C's diagonal that is added to it: samples say little about directions that they hardly have.
 DAMPING = 0.01
-COLUMNS_AT_ONCE = 128
-# Scales to choose from, as parts of the one that lets the largest weight of the row fit.
-SCALE_PARTS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+ROWS_AT_ONCE, COLUMNS_AT_ONCE = 1024, 128
+# Scales to choose from, as parts of the one that lets the largest weight of the row fit: rows with a few large weights
+# of columns that matter little are best off with half of it.
+SCALE_PARTS = tuple(part / 20 for part in range(20, 7, -1))  # 1 to 0.4
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -136,8 +137,8 @@ def quantize_weight_calibrated(weight: Tensor, correlation: Tensor, bits: int) -
 def _choose_scales(weight: Tensor, importance: Tensor, limit: int) -> Tensor:
     """Return for each row the scale with which rounding errs least, columns weighted by their importance `[i]`."""
     weight_scale = torch.empty(len(weight), dtype=torch.float16, device=weight.device)
-    for start in range(0, len(weight), 1024):
-        rows = weight[start : start + 1024].float()
+    for start in range(0, len(weight), ROWS_AT_ONCE):
+        rows = weight[start : start + ROWS_AT_ONCE].float()
         largest, least = rows.abs().amax(dim=1) / limit, torch.full((len(rows),), torch.inf, device=rows.device)
         chosen = largest.half()
         for part in SCALE_PARTS:
@@ -145,7 +146,7 @@ def _choose_scales(weight: Tensor, importance: Tensor, limit: int) -> Tensor:
             unpacked = _nearest(rows, scale.float()[:, None], limit) * scale.float()[:, None]
             error = (unpacked - rows).square() @ importance
             chosen, least = torch.where(error < least, scale, chosen), torch.minimum(error, least)
-        weight_scale[start : start + 1024] = chosen
+        weight_scale[start : start + ROWS_AT_ONCE] = chosen
     return weight_scale
 
 
@@ -156,18 +157,24 @@ def _nearest(weight: Tensor, scale: Tensor, limit: int) -> Tensor:
 def _error_factor(correlation: Tensor, order: Tensor) -> Tensor:
     """Return the upper triangular `U` `[i, i]` with `UᵀU` the inverse of the damped correlation, columns in `order`.
 
-    The correlation is overwritten.
+    The correlation is overwritten, by the result.
     """
     mean = correlation.diagonal().mean()
     if not torch.isfinite(mean):
         raise ValueError("a layer's inputs overflow on the calibration dialogues: check the checkpoint")
     # without any input all columns count alike
     correlation.diagonal().add_(DAMPING * mean if mean > 0 else 1.0)
-    # turned around twice, the lower Cholesky factor is an upper one R with C = R Rᵀ, and U its inverse
+    # turned around twice, the lower Cholesky factor is an upper one R with C = R Rᵀ, and U its inverse; all in two
+    # matrices, which can take a gigabyte each: LAPACK writes into what it reads where that is stored by columns
     backwards = order.flip(0)
-    factor = torch.linalg.cholesky(correlation[backwards[:, None], backwards]).flip(0, 1)
-    identity = correlation.zero_().fill_diagonal_(1)  # no memory for another: a matrix can take a gigabyte
-    return torch.linalg.solve_triangular(factor, identity, upper=True)
+    correlation.copy_(correlation[backwards[:, None], backwards])
+    torch.linalg.cholesky(correlation.mT, out=correlation.mT)
+    inverse = torch.eye(len(order), device=correlation.device).mT
+    torch.linalg.solve_triangular(correlation.mT, inverse, upper=False, out=inverse)
+    for end in range(len(order), 0, -ROWS_AT_ONCE):
+        rows = inverse[max(0, end - ROWS_AT_ONCE) : end].flip(0, 1)
+        correlation[len(order) - end :][: len(rows)] = rows
+    return correlation
 
 
 def _round_columns(weight: Tensor, scale: Tensor, factor: Tensor, limit: int) -> Tensor:
@@ -203,7 +210,7 @@ class Calibration:
     """Quantise the blocks of a model in order, on sample dialogues, one block in float32 at a time.
 
     Memory, besides the model: the hidden states of all dialogues (16 KB a token at hidden size 4096), a block in
-    float32 (0.8 GB) and three matrices of the widest input squared (3.2 GB at 16,384).
+    float32 (0.8 GB) and two matrices of the widest input squared (2.1 GB at 16,384).
 
     Args:
         examples: the ids of each dialogue, int64 `[s]`, as `read_dialogues` returns them. A few tens of thousands of
