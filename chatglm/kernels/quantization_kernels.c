@@ -161,10 +161,10 @@ static inline void store_block(int bits, const int8_t q[BLOCK], int8_t *quantize
 }
 
 /* Round one block of a row to 8 bits, q = round(x / scale) with scale = max |x| of the group / 127; and with two levels
- * what is left by that to 8 bits more, q = round(256 (x / scale - q)), as a second row with scale / 256, `row_step` on. Columns past the
- * end are 0, and so is a group whose |x| are all below 2^-119, where 1 / scale would be infinite. NaN and infinity make
- * the group's scale NaN, so that they reach the output. `factor`, if not NULL, has a half for each column of the block,
- * which its x is multiplied with first. */
+ * what is left by that to 8 bits more, q = round(256 (x / scale - q)), as a second row with scale / 256, `row_step` on.
+ * Columns past the end are 0, and so is a group whose |x| are all below 2^-119, where 1 / scale would be infinite. NaN and
+ * infinity make the group's scale NaN, so that they reach the output. `factor`, if not NULL, has a half for each column of
+ * the block, which its x is multiplied with first. */
 static void quantize_block(const void *input, int32_t type, int64_t start, int64_t count, const uint16_t *factor, int bits,
                            int levels, int64_t row_step, int8_t *quantized, float *scale, float *total) {
     /* columns c and c + width share a lane; a lane has span neighbouring columns of each stretch of width columns */
@@ -640,7 +640,8 @@ AVX512_INLINE void few_rows_avx512_fixed(const int bits, const weights_t *w, int
     const int64_t passes = (rows + ROWS_TOGETHER - 1) / ROWS_TOGETHER;
     const int64_t stretch = L1_BLOCKS / (rows < ROWS_TOGETHER ? rows : ROWS_TOGETHER);
     const int64_t lines = row ? 0 : (2 * bits + passes - 1) / passes; /* two weight rows have 2 * bits lines a block */
-    const uint8_t *ahead = w->packed + output * w->row_bytes + (rows == 1 ? PREFETCH_BYTES : FEW_OUTPUTS * w->row_bytes);
+    const uint8_t *ahead = w->packed + output * w->row_bytes;
+    ahead += rows == 1 ? PREFETCH_BYTES : FEW_OUTPUTS * w->row_bytes;
     for (int64_t i = 0; i < rows * FEW_OUTPUTS; i++) lane_sums[i] = _mm512_setzero_ps();
 #define TAKE(count)                                                                                                        \
     case count:                                                                                                            \
@@ -875,7 +876,8 @@ static void multiply(int32_t path, const matrix_t *m, const void *input, int32_t
     const int64_t outputs = m->outputs, columns = m->columns, blocks = (columns + BLOCK - 1) / BLOCK, levels = m->levels;
     const weights_t w = {m->weight, m->scale, outputs, columns, columns * m->bits / 8, m->bits};
     const int many = path >= AVX2 && rows > MOST_FEW_ROWS, row_by_row = path == AVX512 && !many;
-    const activations_t a = {quantized, scale, total, rows * levels, blocks, row_by_row ? blocks : 1, row_by_row ? 1 : rows * levels};
+    const activations_t a = {quantized, scale, total, rows * levels, blocks,
+                             row_by_row ? blocks : 1, row_by_row ? 1 : rows * levels};
     const int64_t tile_outputs = many ? MANY_OUTPUTS : FEW_OUTPUTS, tile_rows = many ? MANY_TILE_ROWS : FEW_ROWS;
     const int64_t tiles = (outputs + tile_outputs - 1) / tile_outputs;
     few_rows_t *few_rows = few_rows_portable;
