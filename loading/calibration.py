@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from chatglm import ChatGLMTokenizer
 from chatglm.bits import check_bits
+from chatglm.dialogue import read_messages
 from chatglm.modeling_chatglm import Pass
 from chatglm.quantization import (
     BLOCK_LINEARS,
@@ -66,7 +67,7 @@ def read_dialogues(file: str | Path, tokenizer: ChatGLMTokenizer, max_tokens: in
 
     Args:
         file: UTF-8, an object `{"prompt": …, "response": …, "history": [[question, answer], …]}` on each line;
-            `history` may be left out.
+            `history` may be left out. Or in the chat form, `{"messages": [{"role": "user", "content": …}, …]}`.
         tokenizer: the model's.
         max_tokens: stop when the dialogues have so many together.
 
@@ -96,8 +97,16 @@ def _encode_line(line: str, tokenizer: ChatGLMTokenizer, place: str) -> Tensor:
         dialogue: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{place} is not JSON: {error}") from error
+    if isinstance(dialogue, dict) and "messages" in dialogue:
+        try:
+            prompt, history, response = read_messages(dialogue["messages"])
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        if response is None:
+            raise ValueError(f"{place}: the last message must be the assistant's")
+        return encode_dialogue(tokenizer, prompt, response, history)
     if not isinstance(dialogue, dict) or not all(isinstance(dialogue.get(key), str) for key in ("prompt", "response")):
-        raise ValueError(f'{place} must be an object with the texts "prompt" and "response"')
+        raise ValueError(f'{place} must be an object with "messages", or with the texts "prompt" and "response"')
     try:
         return encode_dialogue(tokenizer, dialogue["prompt"], dialogue["response"], dialogue.get("history") or [])
     except (TypeError, ValueError) as error:

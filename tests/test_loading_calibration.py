@@ -228,6 +228,13 @@ def test_read_dialogues_formats_them_as_chat_does(tmp_path, tokenizer):
     assert torch.equal(second, encode_dialogue(tokenizer, "今天", "hello", history))
 
 
+def test_read_dialogues_takes_the_chat_form(tmp_path, tokenizer):
+    texts = [("user", "你好"), ("assistant", "你好！"), ("user", "今天"), ("assistant", "hello")]
+    write_lines(tmp_path / "chat", {"messages": [{"role": role, "content": text} for role, text in texts]})
+    (read,) = read_dialogues(tmp_path / "chat", tokenizer)
+    assert torch.equal(read, encode_dialogue(tokenizer, "今天", "hello", [["你好", "你好！"]]))
+
+
 def test_read_dialogues_stops_at_enough_tokens_and_cuts_long_ones(tmp_path, tokenizer):
     file = tmp_path / "dialogues.jsonl"
     write_lines(file, *[{"prompt": "今天", "response": "hello " * 2000}] * 5)
@@ -239,11 +246,14 @@ def test_read_dialogues_stops_at_enough_tokens_and_cuts_long_ones(tmp_path, toke
     ("line", "message"),
     [
         ("{", "line 2 is not JSON"),
-        ([1], 'line 2 must be an object with the texts "prompt" and "response"'),
+        ([1], 'line 2 must be an object with "messages", or with the texts "prompt" and "response"'),
         ({"prompt": "今天"}, "line 2 must be an object"),
         ({"prompt": "今天", "response": 7}, "line 2 must be an object"),
         ({"prompt": "今天", "response": "", "history": [["a"]]}, 'line 2: "history" must be a list'),
         ({"prompt": "今天", "response": "", "history": 5}, 'line 2: "history" must be a list'),
+        ({"messages": 5}, "line 2: a conversation must be a list"),
+        ({"messages": [{"role": "user", "content": "今天"}]}, "line 2: the last message must be the assistant's"),
+        ({"messages": [{"role": "cook", "content": "今天"}]}, "line 2: a message's role must be"),
     ],
 )
 def test_read_dialogues_names_the_line_that_is_wrong(tmp_path, tokenizer, line, message):
