@@ -100,11 +100,11 @@ def _encode_line(line: str, tokenizer: ChatGLMTokenizer, place: str) -> Tensor:
     if isinstance(dialogue, dict) and "messages" in dialogue:
         try:
             prompt, history, response = read_messages(dialogue["messages"])
+            if response is None:
+                raise ValueError("the last message must be the assistant's")
+            return encode_dialogue(tokenizer, prompt, response, history)
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        if response is None:
-            raise ValueError(f"{place}: the last message must be the assistant's")
-        return encode_dialogue(tokenizer, prompt, response, history)
     if not isinstance(dialogue, dict) or not all(isinstance(dialogue.get(key), str) for key in ("prompt", "response")):
         raise ValueError(f'{place} must be an object with "messages", or with the texts "prompt" and "response"')
     try:

@@ -77,13 +77,12 @@ def test_quantize_weight_calibrated_is_near_the_best_of_all_integers(monkeypatch
 @pytest.mark.parametrize("size", [1, 12, module.ROWS_AT_ONCE + 5])
 def test_error_factor_is_that_of_the_inverse(size):
     torch.manual_seed(0)
-    inputs, order = torch.randn(2 * size, size), torch.randperm(size)
-    correlation = inputs.T @ inputs / (2 * size)
+    inputs, order = torch.randn(100 + 8 * size, size), torch.randperm(size)
+    correlation = inputs.T @ inputs / len(inputs)
     damped = correlation + module.DAMPING * correlation.diagonal().mean() * torch.eye(size)
     factor = module._error_factor(correlation, order)
     assert torch.equal(factor, factor.triu())
-    expected = damped[order][:, order].double().inverse()
-    assert torch.allclose((factor.T @ factor).double(), expected, atol=1e-3 * float(expected.abs().max()))
+    assert torch.allclose(factor.T @ factor, damped[order][:, order].inverse(), atol=1e-4)
 
 
 def test_scale_of_a_row_with_heavy_tails_is_smaller_where_that_errs_less():
