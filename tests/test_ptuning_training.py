@@ -27,11 +27,9 @@ for package in ("datasets", "peft", "rouge_chinese"):
 from loading import adapters  # noqa: E402
 from loading.adapters import PREFIX_FILE  # noqa: E402
 from loading.arguments import ModelArguments, run_main  # noqa: E402
-from loading.calibration import Calibration, encode_dialogue  # noqa: E402
 from loading.load import load_model_and_tokenizer  # noqa: E402
 from ptuning import main, trainer  # noqa: E402
 from ptuning.arguments import parse_training_arguments  # noqa: E402
-from resources.chatglm_mini.corpus import draw_dialogues  # noqa: E402
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["ptuning.main", "ptuning.trainer"])
@@ -413,12 +411,8 @@ def test_quantised_runs_learn_as_float_does(tmp_path):
     """
     from tests.benchmarks import acid_test
 
-    model, rows, base = acid_test.EMBEDDED_CHECKPOINT, acid_test.write_rows(tmp_path, 1), tmp_path / "int4"
-    quantised, tokenizer = load_model_and_tokenizer(ModelArguments(model, "cpu", "float32"))
-    dialogues = draw_dialogues(0, 0, 200)
-    examples = [encode_dialogue(tokenizer, each.question, each.answer, each.history) for each in dialogues]
-    quantised.quantize(4, calibration=Calibration(examples)).save_pretrained(base)
-    tokenizer.save_pretrained(base)
+    model, rows = acid_test.EMBEDDED_CHECKPOINT, acid_test.write_rows(tmp_path, 1)
+    base = acid_test.calibrate(tmp_path / "int4", dialogues=200)
     for flags in ("--lora_rank 8 --learning_rate 1e-3", "--pre_seq_len 16 --learning_rate 0.05"):
         curves = [
             acid_test.train(str(each), rows, flags, 10, tmp_path / f"{flags[2:6]} {Path(each).name}")

@@ -1,9 +1,12 @@
-"""Teach a checkpoint eight answers by heart, with P-Tuning v2 and LoRA on float, INT8 and INT4 weights; print a table.
+"""Teach the embedded checkpoint eight answers by heart, with P-Tuning v2 and LoRA on each kind of base.
 
-    python -m tests.benchmarks.acid_test [--model chatglm] [--output output/acid]
+    python -m tests.benchmarks.acid_test [--output output/acid]
 
-An answer counts if greedy `chat` gives it back token by token. Losses are compared with float's at every tenth step.
-About ten minutes on two CPU cores. A run that is finished in the output folder is not run again.
+An answer counts if greedy `chat` gives it back token by token. Losses are compared with float's at every tenth step, as
+a share of float's at that step: of all steps, and of those where float's is still a tenth of its first. What is learnt by
+heart has a loss near 0, which swings from step to step; how far float comes from float with another seed says how much of
+a difference there is the base's. INT4 is measured rounded to nearest, and calibrated. Four minutes on two CPU cores; a
+run that is finished in the output folder is not run again.
 """
 
 from __future__ import annotations
@@ -13,9 +16,11 @@ import json
 from pathlib import Path
 
 from loading.arguments import EMBEDDED_CHECKPOINT, ModelArguments
+from loading.calibration import Calibration, encode_dialogue
 from loading.load import load_model_and_tokenizer
 from ptuning import main as ptuning
 from ptuning.arguments import parse_training_arguments
+from resources.chatglm_mini.corpus import draw_dialogues
 from tests.conftest import ROOT
 
 EXAMPLES = {
@@ -29,11 +34,30 @@ EXAMPLES = {
     "帽子，草编，宽檐": "宽檐草帽遮住阳光，海边度假正合适。",
 }
 METHODS = {  # flags and steps
-    "P-Tuning v2": ("--pre_seq_len 64 --learning_rate 0.3", 300),
-    "LoRA": ("--lora_rank 8 --learning_rate 4e-3", 100),
+    "P-Tuning v2": ("--pre_seq_len 64 --learning_rate 0.02", 500),
+    "LoRA": ("--lora_rank 8 --learning_rate 2e-3", 100),
 }
-WEIGHTS = {"float": "", "INT8": "--quantization_bit 8", "INT4": "--quantization_bit 4"}
-TOLERANCE = 0.1  # of the loss that float starts from: what is learnt by heart has a loss near 0, where all runs differ
+FLOAT, SEED, CALIBRATED = "float", "float, another seed", "INT4, calibrated"
+BASES = {  # flags
+    FLOAT: "",
+    SEED: "--seed 2",
+    "INT8": "--quantization_bit 8",
+    "INT4": "--quantization_bit 4",
+    CALIBRATED: "",  # has its bits from the checkpoint
+}
+TOLERANCE = 0.1
+LEARNING = 1 / 10  # of the first loss: below it, the answers are learnt by heart and losses swing
+
+
+def calibrate(folder: Path, dialogues: int = 1600) -> Path:
+    """Write the embedded checkpoint in INT4, calibrated on dialogues of its corpus, unless it is there."""
+    if not folder.exists():
+        model, tokenizer = load_model_and_tokenizer(ModelArguments(EMBEDDED_CHECKPOINT, "cpu", "float32"))
+        drawn = draw_dialogues(0, 0, dialogues)
+        examples = [encode_dialogue(tokenizer, each.question, each.answer, each.history) for each in drawn]
+        model.quantize(4, calibration=Calibration(examples)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folder
 
 
 def write_rows(folder: Path, count: int = len(EXAMPLES)) -> Path:
@@ -69,32 +93,34 @@ def count_right(model: str, bits: int | None, output: Path, count: int = len(EXA
     return right
 
 
-def largest_difference(losses: list[float], expected: list[float]) -> float:
-    """Return the largest difference at every tenth step, as a share of the first of the losses to be expected."""
+def largest_difference(losses: list[float], expected: list[float], at_least: float = 0.0) -> float:
+    """Return the largest difference at every tenth step, as a share of the loss to be expected there.
+
+    Steps where that is less than `at_least` of its first do not count.
+    """
     pairs = list(zip(losses, expected, strict=True))[9::10]
-    return max(abs(loss - other) for loss, other in pairs) / expected[0]
+    return max(abs(loss - other) / other for loss, other in pairs if other >= at_least * expected[0])
 
 
 def main() -> None:
     """Run what is not there yet; print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=EMBEDDED_CHECKPOINT, help="checkpoint folder (default: the embedded one)")
     parser.add_argument("--output", type=Path, default=ROOT / "output/acid", help="where runs go")
     arguments = parser.parse_args()
-    rows = write_rows(arguments.output)
-    lines = ["| way | weights | steps | first loss | at half | last | difference | right |", "|" + "---|" * 8]
+    rows, calibrated = write_rows(arguments.output), calibrate(arguments.output / "int4")
+    lines = ["| way | base | steps | first loss | at half | last | while learning | all | right |", "|" + "---|" * 9]
     for method, (flags, steps) in METHODS.items():
-        curves: dict[str, list[float]] = {}
-        for weights, more in WEIGHTS.items():
-            output = arguments.output / f"{method} {weights}".replace(" ", "-")
-            curve = curves[weights] = train(arguments.model, rows, f"{flags} {more}", steps, output)
-            right = count_right(arguments.model, int(more[-1]) if more else None, output)
-            difference = largest_difference(curve, curves["float"])
+        expected: list[float] = []
+        for base, more in BASES.items():
+            model = str(calibrated) if base == CALIBRATED else EMBEDDED_CHECKPOINT
+            output = arguments.output / f"{method} {base}".replace(" ", "-")
+            curve = train(model, rows, f"{flags} {more}", steps, output)
+            right = count_right(model, int(more[-1]) if "bit" in more else None, output)
+            expected = expected or curve
+            differences = [largest_difference(curve, expected, at_least) for at_least in (LEARNING, 0)]
             cells = [f"{value:.3g}" for value in (curve[0], curve[len(curve) // 2], curve[-1])]
-            verdict = "" if difference <= TOLERANCE else " (too large)"
-            lines.append(
-                f"| {method} | {weights} | {steps} | {' | '.join(cells)} | {difference:.0%}{verdict} | {right} of 8 |"
-            )
+            cells += [f"{value:.0%}" for value in differences]
+            lines.append(f"| {method} | {base} | {steps} | {' | '.join(cells)} | {right} of 8 |")
     print("\n".join(lines))
 
 
