@@ -3,10 +3,10 @@
     python -m tests.benchmarks.acid_test [--output output/acid]
 
 An answer counts if greedy `chat` gives it back token by token. Losses are compared with float's at every tenth step,
-as a share of float's at that step: of all steps, and of those where float's is still a tenth of its first. What is learnt
-by heart has a loss near 0, which swings from step to step; how far float comes from float with another seed says how
-much of a difference there is the base's. INT4 is measured rounded to nearest, and calibrated. Four minutes on two CPU
-cores; a run that is finished in the output folder is not run again.
+as a share of float's at that step: of all steps, and of those where float's is still a tenth of its first. What is
+learnt by heart has a loss near 0, which swings from step to step; how far float comes from float with another seed says
+how much of a difference there is the base's. INT4 is measured rounded to nearest, and calibrated. Four minutes on two
+CPU cores; a run that is finished in the output folder is not run again.
 """
 
 from __future__ import annotations
