@@ -29,12 +29,10 @@ def main() -> int:
     arguments.check_address()
     arguments.adapters()  # refuses a wrong folder before the model is loaded
     model_arguments.announce()
-    from loading.devices import keep_memory_together  # these import PyTorch, which takes seconds
-    from loading.load import load_model_and_tokenizer
+    from loading.load import load_model_and_tokenizer  # these import PyTorch, which takes seconds
     from server.app import build_app, serve, start_engine
     from server.logs import log_to_standard_error
 
-    keep_memory_together()
     log_to_standard_error()
     model, tokenizer = load_model_and_tokenizer(model_arguments)
     engine = start_engine(model, tokenizer, arguments)

@@ -18,7 +18,15 @@ from chatglm.cpu_decode import cache_dtype
 from . import adapters
 from .arguments import ModelArguments, find_adapter_folder, parse_max_memory
 from .checkpoint import LoadError, check_checkpoint, check_loaded, check_vocabulary, find_checkpoint, refusals
-from .devices import DTYPES, check_gpus, check_memory, choose_device, choose_dtype, dtype_name
+from .devices import (
+    DTYPES,
+    check_gpus,
+    check_memory,
+    choose_device,
+    choose_dtype,
+    dtype_name,
+    keep_memory_together,
+)
 from .dispatch import (
     Place,
     auto_configure_device_map,
@@ -40,6 +48,7 @@ def load_model_and_tokenizer(arguments: ModelArguments) -> tuple[ChatGLMForCondi
         LoadError: whatever is wrong with the checkpoint, the device or the memory.
     """
     start = time.perf_counter()
+    keep_memory_together()
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()

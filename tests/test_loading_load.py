@@ -452,6 +452,38 @@ libc.fclose(written)
 """
 
 
+LONG_PROMPT = """
+import psutil, torch
+from chatglm import ChatGLMConfig, ChatGLMForConditionalGeneration
+from loading.devices import keep_memory_together
+
+keep_memory_together()
+config = ChatGLMConfig(
+    num_layers=8, hidden_size=1024, inner_hidden_size=1024, num_attention_heads=8, vocab_size=128,
+    bos_token_id=100, eos_token_id=101, mask_token_id=102, gmask_token_id=103, pad_token_id=3,
+)
+torch.manual_seed(0)
+model = ChatGLMForConditionalGeneration(config).eval()
+
+def read(length):
+    with torch.no_grad():
+        return model(torch.tensor([[5] * length + [103, 100]]), use_cache=True, logits_to_keep=1)
+
+read(62)
+before = psutil.Process().memory_info().rss
+cache = read(2046).past_key_values
+keys = sum(tensor.nbytes for layer in cache for tensor in layer)
+print((psutil.Process().memory_info().rss - before) / keys)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="needs glibc")
+def test_long_prompt_leaves_its_keys_only(tmp_path):
+    """Of the memory that reading a prompt of 2,048 tokens takes, what stays is that of its keys and values."""
+    result = subprocess.run([sys.executable, "-c", LONG_PROMPT], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert 0.9 < float(result.stdout) < 1.4
+
+
 @pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_info"), reason="needs glibc")
 @pytest.mark.parametrize("wanted, heaps", [(None, 2), ("4", 4)])
 def test_threads_share_heaps(tmp_path, wanted, heaps):

@@ -1,13 +1,15 @@
-"""Run matrices of ChatGLM-6B's shapes by llama.cpp: a GPT-NeoX GGUF file of random Q4_0 weights, and its timings.
+"""Run matrices of ChatGLM-6B's shapes by llama.cpp or ik_llama.cpp: a GPT-NeoX GGUF file of random Q4_0 weights.
 
-Needs `pip install llama-cpp-python gguf`. As in files made by llama-quantize for Q4_0, the output layer is Q6_K.
+Needs `pip install gguf`, and `llama-cpp-python` or `ik-llama-cpp-python`. The latter's wheel is built for AVX2; it
+takes the `libllama.so` of a build for this machine from the variable IK_LLAMA_CPP_LIB_PATH. As in files made by
+llama-quantize for Q4_0, the output layer is Q6_K.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,13 @@ from chatglm import ChatGLMConfig
 Q4_0_BLOCK, Q6_K_BLOCK = (32, 18), (256, 210)  # weights and bytes; a half scale at the start, or at the end
 
 
-def installed() -> bool:
-    """Return whether llama-cpp-python and gguf can be imported."""
-    return all(importlib.util.find_spec(name) for name in ("llama_cpp", "gguf"))
+MODULES = {"llama.cpp": "llama_cpp.llama_cpp", "ik_llama.cpp": "ik_llama_cpp._ctypes_api"}  # of their C functions
+
+
+def installed() -> list[str]:
+    """Return the names of those of llama.cpp and ik_llama.cpp that are installed, if gguf is."""
+    found = {name: importlib.util.find_spec(module.split(".")[0]) for name, module in MODULES.items()}
+    return [name for name, spec in found.items() if spec and importlib.util.find_spec("gguf")]
 
 
 def random_blocks(rows: int, columns: int, block: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
@@ -72,38 +78,57 @@ def write_gguf(file: Path, config: ChatGLMConfig) -> None:
     writer.close()
 
 
+LOG_CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
+SILENCE = LOG_CALLBACK(lambda level, text, data: None)
+
+
 class LlamaCpp:
-    """A loaded GGUF model and the tokens it has read, for up to `sequences` sequences of equal length."""
+    """A loaded GGUF model and the tokens it has read, for up to `sequences` sequences of equal length.
 
-    def __init__(self, file: Path, threads: int, context: int, sequences: int = 1) -> None:
-        import llama_cpp
+    Args:
+        name: one of `installed`; a process has room for one only, as their libraries have the same names.
+        file: the GGUF file.
+        threads: that compute.
+        context: most tokens of a sequence.
+        sequences: that are read together.
+    """
 
-        self.library = llama_cpp
-        self.quiet: Callable = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self.quiet, None)
-        llama_cpp.llama_backend_init()
-        options = llama_cpp.llama_model_default_params()
+    def __init__(self, name: str, file: Path, threads: int, context: int, sequences: int = 1) -> None:
+        self.library = library = importlib.import_module(MODULES[name])
+        functions = library._lib
+        functions.llama_log_set.argtypes = [LOG_CALLBACK, ctypes.c_void_p]
+        functions.llama_log_set(SILENCE, None)
+        library.llama_backend_init()
+        options = library.llama_model_default_params()
         options.use_mmap = False  # pages of a mapped file can leave the memory between two measurements
-        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), options)
-        parameters = llama_cpp.llama_context_default_params()
+        if hasattr(options, "repack_tensors"):
+            options.repack_tensors = True  # ik_llama.cpp's layout for speed; llama.cpp chooses its own by itself
+        self.model = library.llama_model_load_from_file(str(file).encode(), options)
+        parameters = library.llama_context_default_params()
         parameters.n_ctx, parameters.n_seq_max = context * sequences, sequences
         parameters.n_batch = parameters.n_ubatch = 512
+        if sequences > 1 and hasattr(parameters, "flash_attn"):
+            parameters.flash_attn = False  # ik_llama.cpp's aborts on several sequences
         parameters.n_threads = parameters.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, parameters) if self.model else None
+        self.context = library.llama_init_from_model(self.model, parameters) if self.model else None
         if not self.context:
-            raise RuntimeError(f"llama.cpp cannot load {file}")
-        self.batch = llama_cpp.llama_batch_init(512, 0, 1)
+            raise RuntimeError(f"{name} cannot load {file}")
+        self.batch = library.llama_batch_init(512, 0, 1)
         self.length = 0
 
     def close(self) -> None:
         """Release the memory."""
         self.library.llama_batch_free(self.batch)
         self.library.llama_free(self.context)
-        self.library.llama_model_free(self.model)
+        free = getattr(self.library, "llama_model_free", None) or self.library.llama_free_model  # ik_llama.cpp's name
+        free(self.model)
 
     def clear(self) -> None:
         """Forget what was read."""
-        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
+        if hasattr(self.library, "llama_kv_cache_clear"):
+            self.library.llama_kv_cache_clear(self.context)  # ik_llama.cpp's
+        else:
+            self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
         self.length = 0
 
     def read(self, tokens: list[int], sequences: int = 1) -> float:

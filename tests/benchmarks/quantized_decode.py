@@ -1,11 +1,14 @@
-"""Measure an INT4 model of ChatGLM-6B's shape on the CPU, against the memory's speed, llama.cpp and unpacking.
+"""Measure an INT4 model of ChatGLM-6B's shape on the CPU, against the memory's speed, unpacking, and llama.cpp.
 
     python -m tests.benchmarks.quantized_decode [--num_layers 28] [--folder FOLDER]
 
-Writes a checkpoint of random weights (3.9 GB at 28 layers) and, where `llama-cpp-python` and `gguf` are installed, a
-Q4_0 GGUF file of the same matrix shapes (3.9 GB), and prints a Markdown table of medians. Stop other programs first.
-"Unpacking" is the original's way: each matrix is unpacked for every product, here by PyTorch. With fewer layers the
-output layer, whose size stays, weighs more: ratios are those of the real depth at 28 only.
+Writes a checkpoint of random weights (3.9 GB at 28 layers) and prints a Markdown table of medians. Stop other programs
+first. "Unpacking" is the original's way: each matrix is unpacked for every product, here by PyTorch. With fewer layers
+the output layer, whose size stays, weighs more: ratios are those of the real depth at 28 only.
+
+Where `gguf` and `llama-cpp-python` or `ik-llama-cpp-python` are installed (see llama_cpp_q4_0.py), it also writes a
+Q4_0 GGUF file of the same matrix shapes (3.9 GB) and compares with each in turn, a few tokens or one prompt at a time,
+as the speed of a shared machine changes within minutes: medians of the ratios of neighbours in time.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import multiprocessing
 import shutil
 import statistics
 import subprocess
@@ -34,10 +38,13 @@ from chatglm import (
     mapped_memory,
     quantization,
 )
-from loading.devices import choose_dtype
+from loading.devices import choose_dtype, keep_memory_together
 from loading.load import load_model
 from tests.benchmarks import llama_cpp_q4_0
 from tests.conftest import ROOT
+
+LONG_PROMPT = 2000
+STEPS_IN_TURN = 4  # tokens of one, then of the other
 
 CHAT = """
 import sys, time
@@ -49,7 +56,9 @@ memory, start = PeakMemory(), time.perf_counter()
 model = load(Path(sys.argv[1]))
 seconds = time.perf_counter() - start
 model.generate(random_prompt(model.config, 64), max_new_tokens=32, min_new_tokens=32, do_sample=True)
-print("RESULT", seconds, memory.resident, memory.own)
+chat, start = (memory.resident, memory.own), time.perf_counter()
+model.generate(random_prompt(model.config, int(sys.argv[3])), max_new_tokens=1, do_sample=False)
+print("RESULT", seconds, *chat, time.perf_counter() - start, memory.resident)
 """
 
 
@@ -100,6 +109,7 @@ def write_checkpoint(folder: Path, config: ChatGLMConfig) -> None:
 def load(folder: Path) -> ChatGLMForConditionalGeneration:
     """Load a checkpoint as the scripts do."""
     transformers.utils.logging.disable_progress_bar()
+    keep_memory_together()
     config, device = ChatGLMConfig.from_pretrained(folder), torch.device("cpu")
     return load_model(folder, config, device, choose_dtype("auto", device, config))
 
@@ -130,18 +140,6 @@ def token_seconds(model: ChatGLMForConditionalGeneration, length: int, rows: int
         output = model(token, past_key_values=output.past_key_values, use_cache=True)
         times.append(time.perf_counter() - start)
     return statistics.median(times[1:])
-
-
-def llama_seconds(file: Path, length: int, sequences: int, tokens: int, repeats: int) -> tuple[float, float]:
-    """Return llama.cpp's seconds for a prompt of all sequences, and the median ones of a step."""
-    llama = llama_cpp_q4_0.LlamaCpp(file, torch.get_num_threads(), length + tokens + 8, sequences)
-    prompts = []
-    for _ in range(repeats):
-        llama.clear()
-        prompts.append(llama.read([5 + number % 900 for number in range(length)], sequences))
-    steps = [llama.read([7], sequences) for _ in range(tokens + 1)][1:]
-    llama.close()
-    return statistics.median(prompts), statistics.median(steps)
 
 
 @contextlib.contextmanager
@@ -226,6 +224,73 @@ def token_bytes(model: ChatGLMForConditionalGeneration, length: int) -> int:
     return sum(weight.numel() for weight in packed) + model.lm_head.weight.numel() * model.lm_head.bits // 8 + cached
 
 
+class Here:
+    """Our model behind the methods of `LlamaCpp`."""
+
+    def __init__(self, model: ChatGLMForConditionalGeneration) -> None:
+        self.model, self.cache = model, None
+
+    def clear(self) -> None:
+        """Forget what was read."""
+        self.cache = None
+
+    @torch.no_grad()
+    def read(self, tokens: list[int], sequences: int = 1) -> float:
+        """Read tokens (the same for each sequence), logits at the last; return the seconds it took."""
+        start, config = time.perf_counter(), self.model.config
+        if self.cache is None:  # a prompt
+            tokens = [*tokens[:-2], config.gmask_token_id, config.bos_token_id]
+        rows = torch.tensor([tokens] * sequences)
+        output = self.model(rows, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+        self.cache = output.past_key_values
+        return time.perf_counter() - start
+
+
+def in_turn(here: Here, other: llama_cpp_q4_0.LlamaCpp, measure: Callable, pairs: int) -> tuple[float, float, str]:
+    """Measure both in turn, each first in every other pair; return both medians, and the ratio with its range."""
+    seconds = []
+    for number in range(pairs):
+        order = (here, other) if number % 2 == 0 else (other, here)
+        found = {id(each): measure(each) for each in order}
+        seconds.append((found[id(here)], found[id(other)]))
+    ratios = sorted(theirs / ours for ours, theirs in seconds)
+    ours, theirs = (statistics.median(column) for column in zip(*seconds, strict=True))
+    return ours, theirs, f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+
+
+def compare(name: str, folder: Path, gguf: Path, arguments: argparse.Namespace) -> None:
+    """Print a table of decoding and prompts beside llama.cpp or ik_llama.cpp."""
+    threads = torch.get_num_threads()
+    print()
+    row("measured in turn", "here", f"{name} Q4_0", "times as fast")
+    row("---", "---", "---", "---")
+    here, pairs = Here(load(folder)), 2 * arguments.repeats + 1
+    words = [5 + number % 900 for number in range(max(arguments.prompts))]
+
+    def prompt(each) -> float:
+        each.clear()
+        return each.read(words)
+
+    def steps(each) -> float:
+        times = [each.read([7], sequences) for _ in range(1 + STEPS_IN_TURN)]
+        return statistics.median(times[1:])  # the first waits for the other's threads to sleep
+
+    for sequences, length in [*((1, length) for length in arguments.prompts), (8, arguments.prompts[0])]:
+        other = llama_cpp_q4_0.LlamaCpp(name, gguf, threads, length + 512, sequences)
+        for each in (here, other):
+            each.clear()
+            each.read(words[:length], sequences)
+        ours, theirs, ratio = in_turn(here, other, steps, pairs)
+        label = f"decode, prompt {length}" if sequences == 1 else f"{sequences} sequences together"
+        row(label, *(f"{sequences / each:.2f} tokens/s" for each in (ours, theirs)), ratio)
+        other.close()
+    other = llama_cpp_q4_0.LlamaCpp(name, gguf, threads, len(words) + 8)
+    prompt(here), prompt(other)
+    ours, theirs, ratio = in_turn(here, other, prompt, pairs)
+    row(f"prompt of {len(words)}", *(f"{len(words) / each:.1f} tokens/s" for each in (ours, theirs)), ratio)
+    other.close()
+
+
 def median(measure: Callable[[], float], repeats: int) -> float:
     """Return the median of what a measurement returns, the first time not counted."""
     measure()
@@ -243,70 +308,81 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     bandwidth = {number: read_bandwidth(number) for number in sorted({1, threads})}
     path = cpu_kernels.supported_paths()[-1]
     print(f"{arguments.num_layers} layers of the 6B shape, INT4, {threads} threads, {path} kernels, medians\n")
-    gguf = folder / "model.gguf"
-    has_llama = llama_cpp_q4_0.installed() and not arguments.without_llama
-    if has_llama:
-        llama_cpp_q4_0.write_gguf(gguf, ChatGLMConfig(num_layers=arguments.num_layers))
-    row("measured", "here", "llama.cpp Q4_0", "here / llama.cpp", "notes")
-    row("---", "---", "---", "---", "---")
+    row("measured", "here", "notes")
+    row("---", "---", "---")
     for number, speed in bandwidth.items():
-        row(f"read bandwidth, {number} threads", f"{speed / 1e9:.1f} GB/s", "", "", "")
-    command = [sys.executable, "-c", CHAT, str(folder), str(ROOT)]
+        row(f"read bandwidth, {number} threads", f"{speed / 1e9:.1f} GB/s", "")
+    command = [sys.executable, "-c", CHAT, str(folder), str(ROOT), str(LONG_PROMPT)]
     output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
-    load_seconds, peak, own = map(float, output.split("RESULT")[1].split())
-    row("load, file in page cache", f"{load_seconds:.1f} s", "", "", "")
-    row("peak memory of a chat", f"{peak / 1e9:.2f} GB", "", "", f"{own / 1e9:.2f} GB without pages of the file")
-    model = load(folder)
-    single = None
+    load_seconds, peak, own, first_token, long_peak = map(float, output.split("RESULT")[1].split())
+    row("load, file in page cache", f"{load_seconds:.1f} s", "")
+    row("peak memory of a chat", f"{peak / 1e9:.2f} GB", f"{own / 1e9:.2f} GB without pages of the file")
+    row(f"first token of a prompt of {LONG_PROMPT}", f"{first_token:.1f} s", f"{long_peak / 1e9:.2f} GB at most")
+    model, single = load(folder), None
     for length in arguments.prompts:
         before = read_bandwidth(threads)  # of a shared machine it changes by half from minute to minute
         seconds = token_seconds(model, length, 1, tokens)
         share = token_bytes(model, length) / seconds / statistics.mean((before, read_bandwidth(threads)))
         single = single or seconds
-        llama = llama_seconds(gguf, length, 1, tokens, 1)[1] if has_llama else None
-        versus = [f"{1 / llama:.2f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
         note = f"{100 * share:.0f} % of the read bandwidth before and after, {seconds / single:.2f} times the first"
-        row(f"decode, prompt {length}", f"{1 / seconds:.2f} tokens/s", *versus, note)
+        row(f"decode, prompt {length}", f"{1 / seconds:.2f} tokens/s", note)
     length = arguments.prompts[-1]
     narrow = ratio(narrow_cache, model, length, tokens, repeats)
-    row(f"decode, prompt {length}, keys and values in INT8", "", "", "", f"{narrow:.3f} times as long")
+    row(f"decode, prompt {length}, keys and values in INT8", "", f"{narrow:.3f} times as long")
     wide = ratio(wide_output, model, arguments.prompts[0], tokens, repeats)
-    row("decode, an INT8 copy of the output layer", "", "", "", f"{wide:.3f} times as long")
+    row("decode, an INT8 copy of the output layer", "", f"{wide:.3f} times as long")
     seconds = median(lambda: prompt_seconds(model, length), repeats)
-    llama = llama_seconds(gguf, length, 1, 1, repeats + 1)[0] if has_llama else None
-    versus = [f"{length / llama:.1f} tokens/s", f"{llama / seconds:.2f}"] if llama else ["not measured", ""]
-    row(f"prompt of {length}", f"{length / seconds:.1f} tokens/s", *versus, "")
+    row(f"prompt of {length}", f"{length / seconds:.1f} tokens/s", "")
     eight = token_seconds(model, arguments.prompts[0], 8, tokens)
-    llama = llama_seconds(gguf, arguments.prompts[0], 8, tokens, 1)[1] if has_llama else None
-    versus = [f"{8 / llama:.2f} tokens/s", f"{llama / eight:.2f}"] if llama else ["not measured", ""]
-    row("8 sequences together", f"{8 / eight:.2f} tokens/s", *versus, f"{8 * single / eight:.2f} times one alone")
+    row("8 sequences together", f"{8 / eight:.2f} tokens/s", f"{8 * single / eight:.2f} times one alone")
     with unpack_first():
         slow = token_seconds(model, arguments.prompts[0], 1, 2)
-    row("decode by unpacking each matrix", f"{1 / slow:.2f} tokens/s", "", "", f"{slow / single:.0f} times slower")
+    row("decode by unpacking each matrix", f"{1 / slow:.2f} tokens/s", f"{slow / single:.0f} times slower")
     small = {"vocab_size": 4096, "bos_token_id": 4004, "eos_token_id": 4005}
     tuned = build_model(ChatGLMConfig(num_layers=2, quantization_bit=4, pre_seq_len=64, **small))
     seconds = median(lambda: tuning_seconds(tuned, 256), repeats)
     with unpack_first():
         slow = median(lambda: tuning_seconds(tuned, 256), repeats)
-    row("P-Tuning step, 2 layers, 256 tokens", f"{seconds:.2f} s", "", "", f"{slow / seconds:.2f} times unpacking")
+    row("P-Tuning step, 2 layers, 256 tokens", f"{seconds:.2f} s", f"{slow / seconds:.2f} times unpacking")
 
 
 def main() -> None:
     """Write, measure, print, and remove what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_layers", type=int, default=28, help="layers (default 28, the real depth)")
+    parser.add_argument(
+        "--quantization_embeddings", action="store_true", help="INT4 embeddings, as in the -qe checkpoint"
+    )
     parser.add_argument("--prompts", type=int, nargs="+", default=[16, 512], help="prompt lengths (default 16 512)")
     parser.add_argument("--tokens", type=int, default=16, help="tokens decoded in a measurement (default 16)")
     parser.add_argument("--repeats", type=int, default=3, help="of prompts and tuning steps (default 3)")
-    parser.add_argument("--without_llama", action="store_true", help="leave llama.cpp out where it is installed")
+    parser.add_argument("--only_compare", action="store_true", help="nothing but the comparison with llama.cpp")
     parser.add_argument("--folder", type=Path, help="where to write, 8 GB; a temporary folder if not given")
     arguments = parser.parse_args()
     if not cpu_kernels.available(torch.float32):
         raise SystemExit("the CPU kernels cannot be compiled here, see the warning above")
     folder = Path(tempfile.mkdtemp(dir=arguments.folder, prefix="chatglm-benchmark-"))
     try:
-        write_checkpoint(folder, ChatGLMConfig(num_layers=arguments.num_layers, quantization_bit=4, dtype="float16"))
-        measure(folder, arguments)
+        config = ChatGLMConfig(
+            num_layers=arguments.num_layers,
+            quantization_bit=4,
+            quantization_embeddings=arguments.quantization_embeddings,
+            dtype="float16",
+        )
+        write_checkpoint(folder, config)
+        if not arguments.only_compare:
+            measure(folder, arguments)
+        if peers := llama_cpp_q4_0.installed():
+            gguf = folder / "model.gguf"
+            llama_cpp_q4_0.write_gguf(gguf, ChatGLMConfig(num_layers=arguments.num_layers))
+            for name in peers:
+                process = multiprocessing.get_context("spawn").Process(
+                    target=compare, args=(name, folder, gguf, arguments)
+                )
+                process.start()
+                process.join()
+                if process.exitcode:
+                    raise SystemExit(f"the comparison with {name} ended with {process.exitcode}")
     finally:
         shutil.rmtree(folder)
 
