@@ -302,6 +302,16 @@ def row(name: str, value: str, *ratios: str) -> None:
     print("| " + " | ".join([name, value, *ratios]) + " |", flush=True)
 
 
+def measure_memory(folder: Path) -> None:
+    """Print what a process takes that loads a checkpoint, chats, and reads a long prompt."""
+    command = [sys.executable, "-c", CHAT, str(folder), str(ROOT), str(LONG_PROMPT)]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
+    load_seconds, peak, own, first_token, long_peak = map(float, output.split("RESULT")[1].split())
+    row("load, file in page cache", f"{load_seconds:.1f} s", "")
+    row("peak memory of a chat", f"{peak / 1e9:.2f} GB", f"{own / 1e9:.2f} GB without pages of the file")
+    row(f"first token of a prompt of {LONG_PROMPT}", f"{first_token:.1f} s", f"{long_peak / 1e9:.2f} GB at most")
+
+
 def measure(folder: Path, arguments: argparse.Namespace) -> None:
     """Print the table."""
     threads, tokens, repeats = torch.get_num_threads(), arguments.tokens, arguments.repeats
@@ -312,12 +322,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     row("---", "---", "---")
     for number, speed in bandwidth.items():
         row(f"read bandwidth, {number} threads", f"{speed / 1e9:.1f} GB/s", "")
-    command = [sys.executable, "-c", CHAT, str(folder), str(ROOT), str(LONG_PROMPT)]
-    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT).stdout
-    load_seconds, peak, own, first_token, long_peak = map(float, output.split("RESULT")[1].split())
-    row("load, file in page cache", f"{load_seconds:.1f} s", "")
-    row("peak memory of a chat", f"{peak / 1e9:.2f} GB", f"{own / 1e9:.2f} GB without pages of the file")
-    row(f"first token of a prompt of {LONG_PROMPT}", f"{first_token:.1f} s", f"{long_peak / 1e9:.2f} GB at most")
+    measure_memory(folder)
     model, single = load(folder), None
     for length in arguments.prompts:
         before = read_bandwidth(threads)  # of a shared machine it changes by half from minute to minute
@@ -350,9 +355,7 @@ def main() -> None:
     """Write, measure, print, and remove what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_layers", type=int, default=28, help="layers (default 28, the real depth)")
-    parser.add_argument(
-        "--quantization_embeddings", action="store_true", help="INT4 embeddings, as in the -qe checkpoint"
-    )
+    parser.add_argument("--quantization_embeddings", action="store_true", help="memory only, with INT4 embeddings")
     parser.add_argument("--prompts", type=int, nargs="+", default=[16, 512], help="prompt lengths (default 16 512)")
     parser.add_argument("--tokens", type=int, default=16, help="tokens decoded in a measurement (default 16)")
     parser.add_argument("--repeats", type=int, default=3, help="of prompts and tuning steps (default 3)")
@@ -370,6 +373,9 @@ def main() -> None:
             dtype="float16",
         )
         write_checkpoint(folder, config)
+        if arguments.quantization_embeddings:
+            measure_memory(folder)
+            return
         if not arguments.only_compare:
             measure(folder, arguments)
         if peers := llama_cpp_q4_0.installed():
