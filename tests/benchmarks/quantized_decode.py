@@ -163,16 +163,6 @@ def unpack_first() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def narrow_cache(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
-    """Let keys and values be kept in INT8."""
-    own, model.transformer.cache_bits = model.transformer.cache_bits, 8
-    try:
-        yield
-    finally:
-        model.transformer.cache_bits = own
-
-
-@contextlib.contextmanager
 def wide_output(model: ChatGLMForConditionalGeneration) -> Iterator[None]:
     """Let the output layer keep an INT8 copy instead of an INT4 one."""
     output = model.lm_head
@@ -225,10 +215,10 @@ def token_bytes(model: ChatGLMForConditionalGeneration, length: int) -> int:
 
 
 class Here:
-    """Our model behind the methods of `LlamaCpp`."""
+    """Our model behind the methods of `LlamaCpp`; with its keys and values in so many bits, if given."""
 
-    def __init__(self, model: ChatGLMForConditionalGeneration) -> None:
-        self.model, self.cache = model, None
+    def __init__(self, model: ChatGLMForConditionalGeneration, cache_bits: int | None = None) -> None:
+        self.model, self.cache_bits, self.cache = model, cache_bits, None
 
     def clear(self) -> None:
         """Forget what was read."""
@@ -240,13 +230,26 @@ class Here:
         start, config = time.perf_counter(), self.model.config
         if self.cache is None:  # a prompt
             tokens = [*tokens[:-2], config.gmask_token_id, config.bos_token_id]
+            self.model.transformer.cache_bits = self.cache_bits
         rows = torch.tensor([tokens] * sequences)
         output = self.model(rows, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
         self.cache = output.past_key_values
         return time.perf_counter() - start
 
 
-def in_turn(here: Here, other: llama_cpp_q4_0.LlamaCpp, measure: Callable, pairs: int) -> tuple[float, float, str]:
+def steps_in_turn(here: Here, other: Here | llama_cpp_q4_0.LlamaCpp, pairs: int, sequences: int = 1) -> tuple:
+    """Decode a few tokens by one, then by the other, which have read their prompts; see `in_turn`."""
+
+    def steps(each) -> float:
+        times = [each.read([7], sequences) for _ in range(1 + STEPS_IN_TURN)]
+        return statistics.median(times[1:])  # the first waits for the other's threads to sleep
+
+    return in_turn(here, other, steps, pairs)
+
+
+def in_turn(
+    here: Here, other: Here | llama_cpp_q4_0.LlamaCpp, measure: Callable, pairs: int
+) -> tuple[float, float, str]:
     """Measure both in turn, each first in every other pair; return both medians, and the ratio with its range."""
     seconds = []
     for number in range(pairs):
@@ -271,16 +274,12 @@ def compare(name: str, folder: Path, gguf: Path, arguments: argparse.Namespace) 
         each.clear()
         return each.read(words)
 
-    def steps(each) -> float:
-        times = [each.read([7], sequences) for _ in range(1 + STEPS_IN_TURN)]
-        return statistics.median(times[1:])  # the first waits for the other's threads to sleep
-
     for sequences, length in [*((1, length) for length in arguments.prompts), (8, arguments.prompts[0])]:
         other = llama_cpp_q4_0.LlamaCpp(name, gguf, threads, length + 512, sequences)
         for each in (here, other):
             each.clear()
             each.read(words[:length], sequences)
-        ours, theirs, ratio = in_turn(here, other, steps, pairs)
+        ours, theirs, ratio = steps_in_turn(here, other, pairs, sequences)
         label = f"decode, prompt {length}" if sequences == 1 else f"{sequences} sequences together"
         row(label, *(f"{sequences / each:.2f} tokens/s" for each in (ours, theirs)), ratio)
         other.close()
@@ -312,6 +311,17 @@ def measure_memory(folder: Path) -> None:
     row(f"first token of a prompt of {LONG_PROMPT}", f"{first_token:.1f} s", f"{long_peak / 1e9:.2f} GB at most")
 
 
+def measure_long(model: ChatGLMForConditionalGeneration, pairs: int) -> None:
+    """Print how long a token takes behind a long prompt: beside a short one's, and with keys and values in INT8."""
+    short, long, narrow = Here(model), Here(model), Here(model, 8)
+    short.read(list(range(5, 21)))
+    for each in (narrow, long):
+        each.read([5 + number % 900 for number in range(LONG_PROMPT)])
+    row(f"decode, prompt {LONG_PROMPT}", "", f"{steps_in_turn(short, long, pairs)[2]} times as fast as after 16")
+    row("the same, keys and values in INT8", "", f"{steps_in_turn(short, narrow, pairs)[2]} times as fast as after 16")
+    row("the same, keys and values in INT8", "", f"{steps_in_turn(long, narrow, pairs)[2]} times as fast as in half")
+
+
 def measure(folder: Path, arguments: argparse.Namespace) -> None:
     """Print the table."""
     threads, tokens, repeats = torch.get_num_threads(), arguments.tokens, arguments.repeats
@@ -331,9 +341,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
         single = single or seconds
         note = f"{100 * share:.0f} % of the read bandwidth before and after, {seconds / single:.2f} times the first"
         row(f"decode, prompt {length}", f"{1 / seconds:.2f} tokens/s", note)
+    measure_long(model, 2 * repeats + 1)
     length = arguments.prompts[-1]
-    narrow = ratio(narrow_cache, model, length, tokens, repeats)
-    row(f"decode, prompt {length}, keys and values in INT8", "", f"{narrow:.3f} times as long")
     wide = ratio(wide_output, model, arguments.prompts[0], tokens, repeats)
     row("decode, an INT8 copy of the output layer", "", f"{wide:.3f} times as long")
     seconds = median(lambda: prompt_seconds(model, length), repeats)
