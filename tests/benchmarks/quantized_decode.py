@@ -317,9 +317,9 @@ def measure_long(model: ChatGLMForConditionalGeneration, pairs: int) -> None:
     short.read(list(range(5, 21)))
     for each in (narrow, long):
         each.read([5 + number % 900 for number in range(LONG_PROMPT)])
-    row(f"decode, prompt {LONG_PROMPT}", "", f"{steps_in_turn(short, long, pairs)[2]} times as fast as after 16")
-    row("the same, keys and values in INT8", "", f"{steps_in_turn(short, narrow, pairs)[2]} times as fast as after 16")
-    row("the same, keys and values in INT8", "", f"{steps_in_turn(long, narrow, pairs)[2]} times as fast as in half")
+    row(f"decode, prompt {LONG_PROMPT}", "", f"{steps_in_turn(short, long, pairs)[2]} times as long as after 16")
+    row("the same, keys and values in INT8", "", f"{steps_in_turn(short, narrow, pairs)[2]} times as long as after 16")
+    row("the same, keys and values in INT8", "", f"{steps_in_turn(long, narrow, pairs)[2]} times as long as in half")
 
 
 def measure(folder: Path, arguments: argparse.Namespace) -> None:
