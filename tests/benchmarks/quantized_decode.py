@@ -250,7 +250,7 @@ def steps_in_turn(here: Here, other: Here | llama_cpp_q4_0.LlamaCpp, pairs: int,
 def in_turn(
     here: Here, other: Here | llama_cpp_q4_0.LlamaCpp, measure: Callable, pairs: int
 ) -> tuple[float, float, str]:
-    """Measure both in turn, each first in every other pair; return both medians, and the ratio with its range."""
+    """Measure both in turn, each first in every other pair; return both medians, and their ratio with its range."""
     seconds = []
     for number in range(pairs):
         order = (here, other) if number % 2 == 0 else (other, here)
