@@ -26,7 +26,7 @@ from chatglm import ChatGLMForConditionalGeneration, ChatGLMTokenizer
 from chatglm.bits import BITS
 from chatglm.int8_states import from_buffer, to_buffer
 from chatglm.quantization import QuantizedLinear, dequantize_weight, quantize_weight, quantized_linear, set_exact
-from loading.calibration import Calibration, encode_dialogue
+from loading.calibration import Calibration, encode_dialogue, read_dialogues
 from loading.devices import dtype_name
 from resources.chatglm_mini.corpus import all_skills, draw_dialogues, unseen_dialogues
 from resources.chatglm_mini.dialogue import Dialogue
@@ -181,6 +181,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=ROOT / "chatglm", help="folder of the checkpoint")
     parser.add_argument("--dialogues", type=int, default=400, help="unseen ones for the loss (default 400)")
     parser.add_argument("--calibration_dialogues", type=int, default=200, help="of the training split (default 200)")
+    parser.add_argument("--calibration_file", help="calibrate on these dialogues instead, in the form of quantize.py's")
     parser.add_argument("--prompts", type=int, default=200, help="for greedy answers (default 200)")
     tables = ("loss", "layers", "attention", "answers")
     parser.add_argument("--tables", nargs="*", choices=tables, default=tables, help="which ones to print (all)")
@@ -190,8 +191,11 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = ChatGLMTokenizer.from_pretrained(arguments.model)
     model = ChatGLMForConditionalGeneration.from_pretrained(arguments.model).float().eval()
-    drawn = draw_dialogues(CALIBRATION_SEED, 0, arguments.calibration_dialogues)
-    examples = [encode_dialogue(tokenizer, each.question, each.answer, each.history) for each in drawn]
+    if arguments.calibration_file is None:
+        drawn = draw_dialogues(CALIBRATION_SEED, 0, arguments.calibration_dialogues)
+        examples = [encode_dialogue(tokenizer, each.question, each.answer, each.history) for each in drawn]
+    else:
+        examples = read_dialogues(arguments.calibration_file, tokenizer)
     if "loss" in arguments.tables:
         print_losses(model, tokenizer, examples, arguments)
     if "layers" in arguments.tables:
