@@ -66,6 +66,15 @@ def test_recipe_goes_through_its_stages_in_order() -> None:
 
 
 @embedded
+def test_rates_rise_fall_and_fall_on_to_zero() -> None:
+    recipe = Recipe(steps=100, last_steps=50, warm_up=10, decay=0.5, last_rate=0.2)
+    scales = [recipe.rate_scale(step) for step in (0, 9, 50, 75, 99, 100, 125, 149)]
+    assert scales == pytest.approx([0.1, 1, 1, 0.6, 0.216, 0.2, 0.1, 0.004])
+    # A run that only goes on from a checkpoint warms up, too.
+    recipe = Recipe(steps=0, last_steps=50, warm_up=10, last_rate=1)
+    assert [recipe.rate_scale(step) for step in (0, 4, 25)] == pytest.approx([0.1, 0.5, 0.5])
+
+
 def test_dialogues_fit_the_model(tokenizer: ChatGLMTokenizer) -> None:
     lengths = [sum(map(len, encode(tokenizer, dialogue))) for dialogue in draw_dialogues(0, 1, 1500)]
     assert max(lengths) <= train.LONGEST_DIALOGUE
@@ -212,9 +221,9 @@ def tiny_run(output: Path, *options: str) -> list[str]:
     return [*command, "--steps", "10", "--last-steps", "4", "--dialogues", "4", *shape, *options]
 
 
-def run_here(monkeypatch: pytest.MonkeyPatch, output: Path) -> None:
+def run_here(monkeypatch: pytest.MonkeyPatch, output: Path, *options: str) -> None:
     """Do the tiny run in this process, which has imported everything."""
-    monkeypatch.setattr(sys, "argv", tiny_run(output)[2:])
+    monkeypatch.setattr(sys, "argv", tiny_run(output, *options)[2:])
     train.main()
 
 
@@ -242,6 +251,19 @@ def test_run_killed_and_resumed_gives_the_same_losses(tmp_path: Path, monkeypatc
 
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
     assert losses(tmp_path / "whole")[-1] < losses(tmp_path / "whole")[0]
+
+
+@embedded
+def test_blocks_are_compiled_where_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiled blocks compute is PyTorch's business, and takes it a minute."""
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: compiled.append((type(self).__name__, how)))
+    for options in ((), ("--compile",)):
+        work = tmp_path / str(len(options)) / ".training"
+        work.mkdir(parents=True)
+        (work / VOCABULARY).write_bytes((CHECKPOINT / VOCABULARY).read_bytes())
+        run_here(monkeypatch, work.parent, *options, "--steps", "0", "--last-steps", "1")
+        assert compiled == [("GLMBlock", {"dynamic": True})] * 2 * len(options)
 
 
 @embedded

@@ -53,7 +53,7 @@ class Recipe:
     """What decides the result of a run.
 
     Attributes:
-        steps: number of updates in which the rates rise and fall to zero.
+        steps: number of updates in which the rates rise and fall to `last_rate`.
         first_steps: number of these, the first, in which almost half of the dialogues are plain copying.
         lists_from: the step from which, until `steps`, closed lists are drawn more often.
         last_steps: number of updates after these, at small rates, on more of the skills that are learnt last.
@@ -66,8 +66,8 @@ class Recipe:
             constant made for 28 layers, beside which a few layers of the usual size are hardly heard.
         embedding_std: of the initial word embedding. Rare tokens keep it nearly, and must be told apart to be copied.
         warm_up: number of steps in which the rates rise.
-        decay: share of `steps`, at the end, in which they fall to zero.
-        last_rate: factor of the rates from which the last steps fall to zero once more.
+        decay: share of `steps`, at the end, in which they fall.
+        last_rate: factor of the rates from which the last steps fall to zero.
         micro_tokens: tokens (padding included) that go through the model at once.
     """
 
@@ -88,7 +88,7 @@ class Recipe:
     warm_up: int = 10
     decay: float = 0.75
     last_rate: float = 0.15
-    micro_tokens: int = 512
+    micro_tokens: int = 1024
 
     @property
     def all_steps(self) -> int:
@@ -102,12 +102,12 @@ class Recipe:
         return FIRST if step < self.first_steps else MAIN if step < self.lists_from else LISTS
 
     def rate_scale(self, step: int) -> float:
-        """Return the factor of the learning rates at a step: up, level, down to zero, and a little once more."""
-        if step >= self.steps:
-            return self.last_rate * (self.all_steps - step) / self.last_steps
+        """Return the factor of the learning rates at a step: up, level, down to `last_rate`, and on to zero."""
         rise = (step + 1) / max(1, self.warm_up)
+        if step >= self.steps:
+            return min(rise, self.last_rate * (self.all_steps - step) / self.last_steps)
         fall = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return min(1.0, rise, fall)
+        return min(1.0, rise, self.last_rate + (1 - self.last_rate) * fall)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -285,6 +285,7 @@ def train(
     work: Path,
     start: Path | None,
     device: str,
+    compiled: bool,
     save_every: float,
     stop_after: int,
     port_file: str,
@@ -304,6 +305,9 @@ def train(
     if start is not None:
         take_weights(model, start)
     model = model.to(device).train()
+    if compiled:
+        for layer in model.transformer.layers:
+            layer.compile(dynamic=True)
     matrix_dtype = torch.bfloat16 if half else torch.float32
     optimizer = MuonAdamW(model, recipe.matrix_rate, recipe.other_rate, recipe.output_factor, matrix_dtype)
     losses: list[float] = []
@@ -367,11 +371,17 @@ def train(
 
 
 def run_processes(
-    recipe: Recipe, work: Path, start: Path | None, device: str, save_every: float, stop_after: int
+    recipe: Recipe,
+    work: Path,
+    start: Path | None,
+    device: str,
+    compiled: bool,
+    save_every: float,
+    stop_after: int,
 ) -> None:
     """Train in as many processes as the recipe says; this one is the first."""
     with tempfile.TemporaryDirectory() as directory:
-        arguments = (recipe, work, start, device, save_every, stop_after, str(Path(directory) / "meeting"))
+        arguments = (recipe, work, start, device, compiled, save_every, stop_after, str(Path(directory) / "meeting"))
         context = multiprocessing.get_context("spawn")
         others = [
             context.Process(target=train, args=(rank, *arguments), daemon=True) for rank in range(1, recipe.processes)
@@ -438,6 +448,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for what a resumed run needs (default: .training in OUTPUT)")
     parser.add_argument("--start", type=Path, help="folder of a checkpoint whose weights and vocabulary to begin with")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks: a minute, then steps are faster")
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between checkpoints of the run")
     parser.add_argument("--stop-after", type=int, default=0, help="pause after this many steps, 0 for none")
     parser.add_argument("--cases", type=int, default=100, help="unseen cases per skill for the evaluation, 0 for none")
@@ -457,7 +468,15 @@ def main() -> None:
     (work / ".gitignore").write_text("*\n")
     try:
         prepare_vocabulary(work, recipe.seed, arguments.start)
-        run_processes(recipe, work, arguments.start, arguments.device, arguments.save_every, arguments.stop_after)
+        run_processes(
+            recipe,
+            work,
+            arguments.start,
+            arguments.device,
+            arguments.compile,
+            arguments.save_every,
+            arguments.stop_after,
+        )
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
