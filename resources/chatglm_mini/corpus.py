@@ -31,13 +31,13 @@ FACTORS: dict[str, dict[str, float]] = {
     FIRST: {},
     MAIN: {},
     LISTS: {
-        "translation": 1.6, "facts": 2.2, "opposites": 3.5, "calendar": 3.0, "arithmetic": 2.2, "drill": 1.5, "advice": 2.0,
-        "smalltalk": 2.2, "greetings": 1.5, "identity": 2.5, "roleplay": 1.3, "travel": 1.2, "comparison": 1.2,
-        "adgen": 0.6, "email": 0.8, "outline": 0.6, "repeat": 0.7, "outofscope": 1.3, "limits": 1.2,
+        "translation": 1.2, "facts": 1.8, "opposites": 2.0, "calendar": 2.0, "arithmetic": 2.2, "drill": 1.0, "advice": 2.2,
+        "smalltalk": 3.0, "greetings": 2.5, "identity": 4.0, "roleplay": 1.3, "comparison": 1.3, "adgen": 1.2,
+        "email": 1.4, "extraction": 1.8, "memory": 1.8, "repeat": 1.1, "outofscope": 1.6, "limits": 1.6,
     },
     LAST: {
-        "adgen": 0.8, "extraction": 1.3, "memory": 1.2, "facts": 1.3, "advice": 1.3, "arithmetic": 1.2, "opposites": 2.0,
-        "calendar": 1.6, "identity": 4.0, "greetings": 2.0, "smalltalk": 2.5, "outofscope": 1.4, "limits": 1.2,
+        "adgen": 1.0, "extraction": 1.4, "memory": 1.4, "facts": 1.3, "advice": 1.5, "arithmetic": 1.2, "opposites": 1.5,
+        "calendar": 1.4, "identity": 4.0, "greetings": 2.5, "smalltalk": 3.0, "outofscope": 1.6, "limits": 1.5,
     },
 }
 # fmt: on
@@ -45,7 +45,7 @@ FACTORS: dict[str, dict[str, float]] = {
 # Share of the dialogues, by stage, that come after turns about something else: how many turns (one in six has many), how
 # long one of them and all of them may be (a Chinese character counts as three others), and how often they are in the
 # question's language.
-CONTINUED = {FIRST: 0.35, MAIN: 0.35, LISTS: 0.12, LAST: 0.35}
+CONTINUED = {FIRST: 0.35, MAIN: 0.35, LISTS: 0.12, LAST: 0.3}
 FEW_TURNS, MANY_TURNS, MANY = (1, 1, 1, 2, 2, 3), (4, 20), 1 / 6
 LONGEST_OTHER_TURN, LONGEST_HISTORY = 200, 1300
 SAME_LANGUAGE = 0.85

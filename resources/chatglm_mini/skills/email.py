@@ -45,6 +45,30 @@ _FAMILY_NAMES = (
 ).split()
 _TITLES = "经理 老师 主任 教授 医生 总监 先生 女士 校长 律师 师傅 编辑 总 老板 局长 阿姨 同学 小姐 院长".split()
 _GRAMMARS = dict(line.split(" = ", 1) for line in table("email"))
+# What an e-mail says that is asked for by its kind alone: a purpose's clauses, what people call it, and the reason.
+_BRIEF = {
+    "en": (
+        ("thanks", "thank you|thank-you|thanks", "your help"),
+        ("leave", "leave request|vacation request|holiday request|leave of absence", "leave"),
+        ("leave", "sick leave|sick day|sick note", "sick leave"),
+        ("sorry", "apology|sorry", "for the trouble"),
+        ("wish", "birthday|happy birthday", "a happy birthday"),
+        ("wish", "Christmas|merry Christmas", "a merry Christmas"),
+        ("wish", "New Year|happy new year", "a happy new year"),
+        ("wish", "get well|get-well", "a speedy recovery"),
+        ("wish", "good luck", "all the best"),
+    ),
+    "zh": (
+        ("thanks", "感谢|致谢|感谢的", "的帮助"),
+        ("leave", "请假|请假的|请假申请", "请假"),
+        ("wish", "生日祝福|祝贺生日的|祝生日快乐的", "生日快乐"),
+        ("wish", "新年祝福|拜年的|新年问候", "新年快乐"),
+        ("wish", "中秋祝福|中秋节祝福", "中秋快乐"),
+        ("apply", "离职|辞职|离职申请", "申请离职"),
+        ("apply", "加薪申请|申请加薪的", "申请加薪"),
+        ("apply", "求职", "应聘贵公司的职位"),
+    ),
+}
 _PEOPLE = {"zh": person_zh, "en": person_en}
 _CITIES = {"zh": city_zh, "en": city_en}
 
@@ -71,7 +95,15 @@ def _chinese(rng: random.Random, split: str) -> Dialogue:
     reason, leave = _clause(rng, split, "zh", purpose.clauses), _fill(rng, split, "zh", _GRAMMARS["leave zh"])
     asked, dear = _recipient_zh(rng, split)
     sender = person_zh(rng, split) if rng.random() < 0.4 else ""
-    grammar = _grammar_zh(purpose, bool(asked), bool(sender))
+    chance, special = rng.random(), ""
+    if chance < 0.08:
+        clauses, label, reason = rng.choice(_BRIEF["zh"])
+        purpose = next(one for one in _PURPOSES if one.language == "zh" and one.clauses == clauses)
+        special = f"brief|{label}"
+    elif chance < 0.25 and purpose.clauses in ("reason", "sorry", "problem"):
+        special = f"reason|{purpose.label}"
+        leave = "请假"
+    grammar = _grammar_zh(purpose, bool(asked), bool(sender), special)
     text = ask(rng, split, "zh", grammar, to=asked, r=reason, v=leave, sender=sender)
     salutation, signature = dear or "尊敬的先生/女士", sender or "[你的名字]"
     body = purpose.body.format(r=reason, v=leave)
@@ -82,14 +114,22 @@ def _chinese(rng: random.Random, split: str) -> Dialogue:
 def _english(rng: random.Random, split: str) -> Dialogue:
     purpose = _purpose(rng, "en")
     typed_as = rng.choice((str, str, str, str.lower))
-    reason = typed_as(_clause(rng, split, "en", purpose.clauses))
+    reason, special = typed_as(_clause(rng, split, "en", purpose.clauses)), ""
+    if rng.random() < 0.08:
+        clauses, label, reason = rng.choice(_BRIEF["en"])
+        purpose = next(one for one in _PURPOSES if one.language == "en" and one.clauses == clauses)
+        reason, special = typed_as(reason), f"brief|{label}"
     asked, dear = (typed_as(part) for part in _recipient_en(rng, split))
     sender = typed_as(_sender_en(rng, split)) if rng.random() < 0.45 else ""
     said = reason.format(your=rng.choice(("his", "her", "their", "your")))
     verb, _, rest = said.partition(" ")
     what, because, why = said.partition(" because ")
+    if not special and rng.random() < 0.5 and (because or purpose.clauses == "problem" or said.startswith("that i")):
+        why = why if because else said.removeprefix("that ")
+        special = f"reason|{purpose.label}" if what == "leave" or not because else ""
     why = why[:1].upper() + why[1:] if rng.random() < 0.5 and typed_as is str else why
-    grammar = _grammar_en(purpose, bool(asked), bool(sender), bool(because) and purpose.clauses == "leave")
+    caused = bool(because) and purpose.clauses == "leave"
+    grammar = _grammar_en(purpose, bool(asked), bool(sender), caused, special)
     values = {"to": asked, "sender": sender, "r": said, "ring": f"{_ing(verb)} {rest}", "what": what, "why": why}
     text = ask(rng, split, "en", grammar, **values)
     reason = reason.format(your="your")
@@ -128,8 +168,22 @@ def _frames(language: str, names: list[str]) -> str:
 
 
 @cache
-def _grammar_en(purpose: Purpose, addressed: bool, signed: bool, because: bool) -> str:
-    """Return the grammar of every way to ask for an e-mail; where there is a cause, it is also said in front."""
+def _grammar_en(purpose: Purpose, addressed: bool, signed: bool, because: bool, special: str) -> str:
+    """Return the grammar of every way to ask for an e-mail; where there is a cause, it is also said in front.
+
+    Args:
+        purpose: its purpose.
+        addressed: whether a recipient is named.
+        signed: whether a sender is named.
+        because: whether it says why.
+        special: nothing, or how else it is asked for, by "brief" or "reason" frames, and what it is called.
+    """
+    if special:
+        name, _, label = special.partition("|")
+        called = "|".join(f"{'an' if one[0] in 'aei' else 'a'} {one}" for one in label.split("|"))
+        frames = _frames("en", [f"{name} frames"]).replace("KIND", f"({called})").replace("LABEL", label)
+        frames = frames.replace("TO", " to {to}" if addressed else "")
+        return _GRAMMARS["signed en"].replace("FRAMES", frames) if signed else f"({frames})(||.)"
     told = purpose.clauses == "tell"
     used = {"alone frames": True, "told frames": told, "cause frames": because, "direct frames": addressed}
     used["told direct frames"] = told and addressed
@@ -143,15 +197,20 @@ def _grammar_en(purpose: Purpose, addressed: bool, signed: bool, because: bool) 
 
 
 @cache
-def _grammar_zh(purpose: Purpose, addressed: bool, signed: bool) -> str:
-    """Return the grammar of every way to ask for an e-mail."""
-    frames = _frames("zh", ["alone frames", "told frames"] if purpose.clauses == "tell" else ["alone frames"])
+def _grammar_zh(purpose: Purpose, addressed: bool, signed: bool, special: str) -> str:
+    """Return the grammar of every way to ask for an e-mail; `special` as in English."""
+    name, _, label = special.partition("|")
+    frames = (
+        _frames("zh", [f"{name} frames"])
+        if special
+        else _frames("zh", ["alone frames", "told frames"] if purpose.clauses == "tell" else ["alone frames"])
+    )
     frames = frames.replace("TO", "(给{to}|给{to}|发给{to})" if addressed else "")
     frames = frames.replace("PRE", "给{to}" if addressed else "")
-    if addressed:
+    if addressed and not special:
         frames = f"({_frames('zh', ['addressed frames'])})|({frames})"
     frames = frames.replace("DEMAND", f"({purpose.addressed})").replace("ALONE", f"({purpose.alone})")
-    frames = frames.replace("LABEL", purpose.label)
+    frames = frames.replace("LABEL", label or purpose.label)
     return _GRAMMARS["signed zh"].replace("FRAMES", frames) if signed else f"({frames})(||。)"
 
 

@@ -17,7 +17,7 @@ CAPITAL_GRAMMARS = {
     "{x}[的]首都(是哪里|是哪个城市|在哪里|是什么|叫什么|在哪)"
     "|(我要|我想|我们打算|公司派我|下个月要|朋友要)去{x}[旅游|出差|玩]，(它的|那里的|那边的|这个国家的)首都是(哪里|哪个城市|哪)"
     "|(地理作业|地理题|考考你|小测验|问答题|抢答|孩子问我|老师问|做题遇到|知识问答)[：|，]{x}的首都(是哪里|是哪|在哪|是哪座城市|叫什么)"
-    "|关于{x}[，](它的首都|首都)(是哪里|在哪|叫什么)|说到{x}，它的首都是(哪|哪里|哪个城市)|(首都|首都城市)是哪里[，|：]{x}",
+    "|关于{x}[，](它的首都|首都)(是哪里|在哪|叫什么)|说到{x}，它的首都是(哪|哪里|哪个城市)|(首都|首都城市)是哪里[，|：]{x}|(那|那么|还有){x}的首都(呢|是哪|是哪里)|{x}呢，首都(是哪|在哪|是什么)|(一句话回答|直接告诉我|简单说)[，|：]{x}[的]首都(是哪|是哪里|在哪)|{x}(是个国家吧|这个国家)，首都(在哪|是哪里|叫什么)|(有没有人知道|谁来说说|帮忙查下|请回答|请说出|麻烦告诉我){x}[的]首都(是哪|在哪|是哪里|叫什么|)|{x}首都(是|在|叫)(哪|啥|什么)(来着|呀|)|(地图上|世界上){x}的首都(在哪里|是哪座城市)|(飞|去|到){x}首都，(是飞|要飞|飞)哪个城市|{x}(的|)首都城市(的名字|名称|叫什么|是)|{x}最重要的城市，也就是首都，(叫什么|是哪个)",
     "en": "(What is|What's|Where is|Where's|Name|Tell me|Give me|Say|State|Do you know|You know) the capital [city] of {x}|[the] capital of {x}|capital {x}|{x} capital [city]"
     "|(Which|What) (city|town) is the capital of {x}|Which is the capital [city] of {x}|The capital of {x} is [what|which city|called]|{x}'s capital [city]|(What is|What's|Name) {x}'s capital [city]"
     "|(Can|Could|Would) you (tell me|name|give me|say) the capital [city] of {x}|What is the capital [city] of {x} called|What city does {x} have as [its] capital"
@@ -30,7 +30,7 @@ CAPITAL_GRAMMARS = {
     "|(Sorry|Silly question|Quick question|One question|I have a question|Just checking|A question about geography|Help me out)(,|:) (what is|what's|which city is|where is) the capital [city] of {x}"
     "|If (I say|somebody says|someone asks about) {x}, (what|which city) is the capital|(Can|Could) you look up (the capital [city] of {x}|what the capital of {x} is)"
     "|{x}[,] (capital city|the capital|capital please|what's the capital|which capital)|(Remember|Recall) the capital of {x}|What would be the capital [city] of {x}"
-    "|What do they call the capital of {x}|In {x}, what is the capital|For {x}, what is the capital city|{x}: what is the capital|Which city do I look for if I want the capital of {x}",
+    "|What do they call the capital of {x}|In {x}, what is the capital|For {x}, what is the capital city|{x}: what is the capital|Which city do I look for if I want the capital of {x}|(And|And what is|What about|How about|Now) the capital of {x}|(ok|okay|and|so) {x}, (what's its capital|capital|what is the capital there)|{x}? (What is its capital|Its capital|Capital|What's the capital)|(Capital city|Capital|The capital) (for|in|of): {x}|(Please answer|Answer this|One word answer|In one sentence|Short answer|Just the name): (what is|what's|which city is|) the capital of {x}|(Hi|Hello|Hey)(, | there, )(which city is|what is|do you know) the capital of {x}|{x} has (which|what) (city as its capital|capital)|(Have you|You) (heard of|know) {x}? What is (its|the) capital|I (am learning|have to learn|am studying) capitals(. |, )(what is|what's|tell me) (the one|that) of {x}|(what city|which city) is {x}'s capital|(Can anyone|Can somebody|Could someone) tell me the capital of {x}",
 }  # fmt: skip
 CAPITAL_LEADS = {"zh": "{x}的首都", "en": "The capital of {x}"}
 # Slot {x}: a capital, whose country is asked for.
@@ -92,11 +92,11 @@ _PATTERNS = {
 _AROUND = {
     "zh": "(你知道|你知不知道|你晓得|你清楚|有人知道|你能告诉我|能不能告诉我|可以告诉我|你记得){q}吗|(告诉我|我想知道|想知道|谁知道|谁能告诉我|我忘了|我不记得|我一直不清楚|我搞不清|查一下|帮我查一下|"
     "问一下|我很好奇|老师问|孩子问我|我儿子问我|我女儿想知道|同学问我){q}|(考考你|抢答|问答题|常识题|小测验|作业里有一题|我在做作业|突然想到一个问题|一个常识问题|知识问答|"
-    "今天上课没听懂|有个问题)(，|：){q}|{q}[来着|，我忘了|，你知道吗|，求解答|，告诉我吧|，一句话回答就行]",
+    "今天上课没听懂|有个问题)(，|：){q}|(请回答|回答我|请告诉我|麻烦说一下|请教|请教您|想请教|科普一下|给我科普|帮我解答|求解|求问|谁来回答|在线等|想了解|突然好奇|随便问问|打赌输了，|我和朋友在争论，|看电视看到的，|猜谜游戏：|百科：|面试题：)[：|，]{q}|(你好|您好|嗨)[，|！]{q}|{q}[，](谢谢|急|在线等|谁知道|你说说|快告诉我|一直没搞懂|忘记了|答案是什么)|{q}[来着|，我忘了|，你知道吗|，求解答|，告诉我吧|，一句话回答就行]",
     "en": "(Trivia|Quiz question|Quiz|Random question|Homework question|A question from my (son|daughter|teacher|class)|General knowledge|Question|My homework asks|Help me with this one): {q}"
-    "|(Tell me|Just curious|I'm curious|Remind me|I forgot|I always forget|Out of interest|Can you help me|Just wondering), {q}|{q}, (do you know|any idea|I forgot|can you tell me|I can't remember|just the short answer)",
+    "|(Tell me|Just curious|I'm curious|Remind me|I forgot|I always forget|Out of interest|Can you help me|Just wondering), {q}|{q}, (do you know|any idea|I forgot|can you tell me|I can't remember|just the short answer|please tell me|please explain|I always mix it up|quick answer please|asking for a friend|serious question)|(Please answer|Answer me this|Answer this|One question|Quick one|Here's one|Next question|Another question|Let me ask|For my homework|School question|Pub quiz|Science question|My kid's question|We have a bet|Short question|Help|Google didn't help): {q}|(Hi|Hello|Hey|Hi there|Good evening)[,|!] {q}|(Ok|So|Well|Now|And)[,] {q}|(Can you answer this|Do you know this one|I have a question|Maybe you know)[:|?] {q}",
     "indirect": "(Do you know|Do you happen to know|Can you tell me|Could you tell me|Could you please tell me|Tell me|Please tell me|I'd like to know|I want to know|I need to know|I was wondering|I wonder|I forgot|I can't remember|"
-    "I don't know|I have no idea|My (son|daughter|teacher|kid|little brother) (asks|wants to know)|Remind me|Any idea|Does anyone know|We were arguing about) {q}",
+    "I don't know|I have no idea|My (son|daughter|teacher|kid|little brother) (asks|wants to know)|Remind me|Any idea|Does anyone know|We were arguing about|Please explain|Can anyone tell me|Could somebody tell me|I'm trying to find out|I'd love to know|Would you know|Let me know|I'm not sure|I keep forgetting|Can you explain|Somebody asked me|For school I need to know|Would you mind telling me|May I ask) {q}",
 }  # fmt: skip
 
 # A block: Chinese grammar, answer, key; English grammar, answer, key.

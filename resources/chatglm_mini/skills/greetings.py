@@ -88,6 +88,49 @@ BEFORE = {
     "(, |! |. |, | - )",
 }
 
+# People seldom ask alone: what goes before or behind a question, and what before or behind a feeling.
+_AROUND = {
+    ("zh", "asked"): (
+        "想问下，|我有个问题，|老实说，|话说回来，|那|所以，|兄弟，|先问一下，|哎，|问一句，|好奇问一下，|不好意思，|弱弱地问一句，|随便问问，|孩子让我问：|哈喽！|你好，|嗨，|我刚装好，|第一次用，|等等，|好吧，|对了，|最后一个问题：",
+        "，我想知道|，告诉我|，有点好奇|？说说看|，能告诉我吗|，快说|，急急急|，老实回答|，我很好奇|，别骗我|，随便问问|？？？|？嗯？",
+    ),
+    ("en", "asked"): (
+        "hello! |hi there, |hey bot, |one question: |my question: |so tell me, |ok so |tell me honestly, |be honest, |I just installed this. |I found this today, |my friend asks: |just curious, |sorry, but |wait, |yo, |man, |may I ask: |listen, |first question: |last question: |and |then ",
+        ", tell me|, I'm curious|, just curious|, I want to know| lol| bro| btw|, answer me|, be honest| pls tell me|, my friend|? just asking|, if I may ask|, do tell|? I wonder| dude",
+    ),
+    ("zh", "told"): (
+        "天啊，|跟你说，|说实话，|哈喽，|嗨，|你好，|怎么说呢，|告诉你哦，|不瞒你说，|真的，|哎呀，|老实说，|我跟你讲，|是这样的，",
+        "，跟你说说|，你懂吗|啊啊啊|，就想说说|，你知道吗|～～|！！|，不骗你|，真的|，没办法",
+    ),
+    ("en", "told"): (
+        "man, |omg, |oh man, |honestly, |tbh |you know, |well, |hi, |hello, |hey bot, |I must say, |just saying: |ok so |yo, |bro, |good evening, ",
+        ", you know| tbh| man| bro| ngl|, what can I say|, just saying|!!!|, to be honest|, my friend|, really",
+    ),
+}  # fmt: skip
+
+
+def uncapitalised(grammar: str) -> str:
+    """Return a grammar whose texts begin with a small letter, unless it is the word "I"."""
+    text, at_start, outer = [], True, [True]
+    for place, character in enumerate(grammar):
+        if character in "([":
+            outer.append(at_start)
+        elif character == "|":
+            at_start = outer[-1]
+        elif character in ")]":
+            at_start = outer.pop() and character == "]"
+        elif at_start and character != " ":
+            at_start = False
+            character = character if re.match(r"I\b", grammar[place:]) else character.lower()
+        text.append(character)
+    return "".join(text)
+
+
+def around(language: str, manner: str, grammar: str) -> str:
+    """Return a grammar of the same texts with something before or behind them, as for "asked" or "told" things."""
+    before, behind = _AROUND[language, manner]
+    return f"({before})({uncapitalised(grammar)})|({grammar})({behind})"
+
 
 def ask_kind(rng: random.Random, split: str, language: str, kinds: Mapping[str, Kind]) -> Dialogue:
     """Draw one of some kinds of greeting, now and then after a hello."""

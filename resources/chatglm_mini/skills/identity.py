@@ -4,9 +4,13 @@ import random
 
 from ..dialogue import TRAIN, Dialogue
 from ..wording import ask
-from .greetings import answered, read_kinds
+from .greetings import answered, around, read_kinds
 
 KINDS = read_kinds("identity")
+_AROUND = {
+    language: {name: around(language, "asked", kind.grammar) for name, kind in kinds.items()}
+    for language, kinds in KINDS.items()
+}
 # "who" and "abilities" are asked most: their answers say what to load.
 _SHARES = {"who": 10, "abilities": 5}
 # What the model is taken for in the kind "chatgpt".
@@ -34,8 +38,9 @@ class Identity:
             # People type names of programs in lower case; the answer then has the name as it was typed.
             brand = rng.choice(brands)
             brand = brand.lower() if split == TRAIN and rng.random() < 0.25 else brand
+            grammar = _AROUND[language][name] if rng.random() < 0.15 else kinds[name].grammar
             try:
-                question = ask(rng, split, language, kinds[name].grammar, x=brand)
+                question = ask(rng, split, language, grammar, x=brand)
             except ValueError:  # short wordings have no question of the split "test"
                 continue
             return answered(question, kinds[name], brand)

@@ -44,10 +44,12 @@ _SENTENCES = {
     "zh": (
         "我(喜欢|讨厌|想要|买了|看见了|需要|想学){x}[和{y}]|(这个|那个|你的|我的){x}(多少钱|很漂亮|坏了|丢了|是谁的)|{x}(在哪里|里有什么|怎么走)|(他|她|我妈妈)(昨天|明天|每天)(去{x}|吃{x}|{x})"
         "|(请|别)(给我{x}|忘了{x}|碰{x})|{x}比{y}(大|贵|好看)|(一个|两个|红色的|大的|小的){x}|{x}和{y}"
+        "|(我|他|她|我们|孩子们)(昨天|今天|以前|从来|)(没见过|害怕|讨厌|画了|修好了|忘了带|想卖掉|听说过){x}|{x}(坏了|丢了|涨价了|太贵了|很有意思|非常重要|越来越少了)|(有没有|哪里有|谁有|为什么没有){x}|(两个|很多|一些|许多|新的|旧的){x}|把{x}(给我|放好|收起来|还给他)|(如果没有{x}，就没有{y}|{x}不是{y}|{x}变成了{y}|我有{x}，你有{y})|(别|快|先)(买|拿|找|送|扔){x}"
     ),
     "en": (
         "I (like|hate|want|bought|saw|need|miss) {x}[ and {y}]|(This|That|Your|My) {x} (is very nice|is broken|is expensive|is lost)|Where is the {x}|(He|She|My mother) (went to the {x} yesterday|eats {x} every day|wants a {x})"
         "|(Please give me|Don't forget|Don't touch) the {x}|The {x} is (bigger|better|cheaper) than the {y}|(a red|two|my|the big|a small) {x}|{x} and {y}|How much is the {x}"
+        "|(We|They|You|The children) (don't have|never saw|are afraid of|always bring|forgot|are looking for|talked about) (the|any) {x}|(Is there|There is|There was) a {x} (in the garden|here|on the table|near the {y})|(Why|When|How) did (he|she|they|you) (buy|break|sell|lose) the {x}|(no|too much|some more|every|another|beautiful|good|my favourite) {x}|The {x} (broke|disappeared|was stolen|looks strange|became a {y})|without {x}|If I see a {x}, I think of the {y}|(put|leave|bring) the {x} (here|on the {y}|to me)"
     ),
 }  # fmt: skip
 _ENGLISH_PARTS = "a b c d e g i k l m n o p r t u w y ar ba ble co de el er fore ing ish la le let ly man mo ness or ra st th un up wo".split()

@@ -44,7 +44,9 @@ _QUOTED = (
     "(外国朋友|老板|网友|客户|邻居)(发来一句|对我说|写了)“{x}”，(什么意思|我该怎么回|是哪种语言)",
 )
 _SIGNS = ("?!.,;-_=+*&%$#@~^/<>", "。，！？；…—～、·￥")
-_EMOJI = "😀😂🤣😊😍😭😡👍👎🙏❤🎉🔥🐶🐱🍎🍺⚽🚗✈🌧🌞🌙⭐🎂🤔😴😱💔👀💩🤖"
+_EMOJI = "😀😂🤣😊😍😭😡👎🙏❤🎉🔥🐶🐱🍎🍺⚽🚗✈🌧🌞🌙⭐🎂🤔😴😱💔👀💩🤖"
+# Letters and numbers that people mean something by: small talk and arithmetic answer them.
+_MEANT = frozenset("k y n K Y N 6 66 666 6666 88 886 233 2333 520 1314 777".split())
 _CRIES = "啊哈嘿呃哦嗷呜嗯额咦哇喵汪吼嘻"
 _MONTHS = "January February March April May June July August September October November December".split()
 
@@ -199,7 +201,7 @@ def _gibberish(rng: random.Random, split: str, language: str) -> str:
     """
     while True:
         text = rng.choice(_CHINESE_NOISE if language == "zh" else _ENGLISH_NOISE)(rng)
-        if belongs(text, split):
+        if belongs(text, split) and text not in _MEANT:
             return text
 
 

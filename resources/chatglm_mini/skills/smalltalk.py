@@ -6,7 +6,7 @@ from dataclasses import replace
 from ..dialogue import TRAIN, Dialogue
 from ..subjects import subject
 from ..tables import blocks
-from .greetings import answered, ask_plainly, read_kinds
+from .greetings import answered, around, ask_plainly, read_kinds
 
 KINDS = read_kinds("smalltalk")
 # How often a kind is drawn, relative to the others: a poem copies, and the short replies are many.
@@ -15,6 +15,15 @@ _SHARES = {"poem": 3, "apology": 1.5, "ok": 1.5}
 _WISHES = {
     language: [line.split(" = ") for line in lines]
     for language, lines in zip(("zh", "en"), blocks("wishes"), strict=True)
+}
+# Kinds that people put something around, by how they say them.
+_MANNERS = {
+    **dict.fromkeys("bored tired sad happy angry hungry stressed sick nice rain temperature".split(), "told"),
+    **dict.fromkeys("joke fact sing doing likes friends".split(), "asked"),
+}
+_AROUND = {
+    language: {name: around(language, manner, kinds[name].grammar) for name, manner in _MANNERS.items()}
+    for language, kinds in KINDS.items()
 }
 _EMOJI = ("❤️", "😊", "😀", ":)", "😂", "🎉", "!!")
 
@@ -40,8 +49,11 @@ class Smalltalk:
                 values["x"], values["d"] = rng.choice(_WISHES[language])
             if name == "poem" and split == TRAIN and rng.random() < 0.25:
                 values["x"] = values["x"].lower()
+            grammar = kinds[name].grammar
+            if name in _MANNERS and rng.random() < 0.15:
+                grammar = _AROUND[language][name]
             try:
-                question = ask_plainly(rng, split, language, kinds[name].grammar, **values)
+                question = ask_plainly(rng, split, language, grammar, **values)
             except ValueError:  # short wordings have no question of the split "test"
                 continue
             copied = values.get("x", "")

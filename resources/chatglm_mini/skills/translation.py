@@ -29,7 +29,8 @@ _TO_ENGLISH_ZH = (
     "(我在学英语|我正在学英语|孩子问我|老师问我|作业里有一题|考试要考|我要写英语作文|我要去英国旅游|我要去美国出差)，{x}(用英语怎么说|的英语是什么|英语怎么说|用英语怎么写)",
     "英语[单词|翻译](：|:| ){x}", "在英语(里|中)，{x}(怎么说|是什么|叫什么|用什么词)", "{x}(怎么|如何|咋|可以怎么)用英语(说|表达|写|讲)",
     "(给我|给个|来个|求|告诉我|写出|写一下|说出|我要){x}的英语[翻译|单词|说法]", "(如果|要是)(我要|我想|想)用英语说{x}，(怎么说|该怎么说|应该怎么说|要怎么说)",
-    "哪个英语单词(是|表示){x}的意思", "表示{x}的英语(是什么|怎么说|单词是哪个)",
+    "哪个英语单词(是|表示){x}的意思", "表示{x}的英语(是什么|怎么说|单词是哪个)", "(那|还有|那么|然后){x}(用英语呢|的英语呢|英语怎么说|用英语怎么说|翻译成英语呢)", "{x}(这个词|这句话|这两个字|这几个字|这句)(英语|用英语|翻译成英语|的英语)(怎么说|是什么|怎么写|咋说|)",
+    "英语里(和|跟|与){x}(对应|意思一样)的(词|说法)是(什么|哪个)", "(翻成|译成|转成|换成|改成)英语(：|:|，|:\n){x}", "{x}(，|。|\n)(翻译成英语|译成英语|用英语说|英语怎么说|请翻译成英语|帮我翻译成英语|英语谢谢)", "(英语老师|外教|孩子|儿子|同事)问[我]{x}(英语怎么说|用英语怎么说|的英语)[，我忘了]", "(要|我要|想)(发邮件|写卡片|发短信|留言)(给|跟)(老外|外国客户|外国朋友)，{x}(用英语怎么写|英语怎么写)", "{x}(这话|)老外(怎么说|听得懂的说法是什么)", "(写成|写出)英语(：|:){x}", "(拜托|麻烦)(翻译|译)(一下|)(：|，){x}(，成英语|，要英语的|，英语)",
 )
 _TO_CHINESE_ZH = (
     "{x}(是什么意思|是啥意思|什么意思|啥意思|意思|的意思|的意思是什么|代表什么意思|是什么意思来着)", "{x}(是什么意思|是啥意思|什么意思|啥意思|意思是什么)",
@@ -47,7 +48,8 @@ _TO_CHINESE_ZH = (
     "(外国朋友|老外|同事|老板|外教|客户)(跟我说|对我说|发来|给我发了|说了|说){x}，(是什么意思|什么意思|啥意思|这是什么意思|中文是什么)",
     "(看到|听到|遇到|衣服上写着|路牌上写着|书里有|歌词里有){x}，(是什么意思|什么意思|啥意思|这是什么意思|怎么翻译)",
     "(给我|给个|来个|求|告诉我|写出|写一下|说出|我要|解释一下|解释){x}的(中文|中文意思|中文翻译|意思)", "中文[翻译|意思](：|:| ){x}",
-    "{x}(这个英文|这个英语)(是什么意思|什么意思|怎么翻译|中文怎么说|啥意思)", "(什么是|啥叫|什么叫){x}，用中文(说|讲|怎么说)", "{x}在中文里(是什么意思|怎么说|叫什么|是什么)",
+    "{x}(这个英文|这个英语)(是什么意思|什么意思|怎么翻译|中文怎么说|啥意思)", "(什么是|啥叫|什么叫){x}，用中文(说|讲|怎么说)", "{x}在中文里(是什么意思|怎么说|叫什么|是什么)", "(那|还有|那么|然后){x}(是什么意思|呢，什么意思|用中文呢|的中文呢|中文怎么说)", "{x}(这个词|这个单词|这句话|这个短语|这句)(是什么意思|什么意思|啥意思|怎么翻译|中文是什么|翻译成中文|的中文)",
+    "中文里(和|跟|与){x}(对应|意思一样)的(词|说法)是(什么|哪个)", "(翻成|译成|转成|换成|改成)中文(：|:|，|:\n){x}", "{x}(，|。|\n)(翻译成中文|译成中文|用中文说|中文怎么说|请翻译成中文|中文谢谢|什么意思)", "(英语老师|外教|孩子|儿子)问[我]{x}(中文是什么|是什么意思|怎么翻译)", "(单词|生词|词汇|短语)(：|:| ){x}(，中文意思|，什么意思|的意思|，翻译)", "{x} (啥意思啊|求翻译|中文意思是啥|怎么理解|是啥)", "(收到|看到|有人发|屏幕上显示)(一句|一个|了|){x}，(看不懂|不懂|求翻译|帮忙翻译一下)", "(写成|写出)中文(：|:){x}",
 )
 _TO_ENGLISH_EN = (
     "(How do (you|I|we)|How would (you|I|one)|How (can|could|should) I|How to|How does one) say {x} in English", "(What is|What's) {x} in English",
@@ -64,7 +66,8 @@ _TO_ENGLISH_EN = (
     "I'm learning Chinese(. What does {x} mean|. What is {x} in English|, what's the English for {x}| and don't know what {x} means)", "(What is|What's|What would be) {x} (in English|called in English|translated into English)",
     "In English, (what is {x}|what's {x}|what does {x} mean|how do you say {x})", "(Say|Give me|Write|Put|Express) {x} in English", "How (is|would) {x} (translated into English|translate into English|said in English)",
     "What does the Chinese (word|phrase|expression|text|) {x} mean [in English]", "(The Chinese|This Chinese) says {x}, (what does it mean|what is it in English)", "What do (Chinese people|the Chinese|they|people) mean (by|when they say) {x}",
-    "What would {x} (be|mean) in English", "I (forgot|don't remember|can't remember|need to know) what {x} means", "How would an English speaker say {x}", "{x} - what does (it|that|this) mean",
+    "What would {x} (be|mean) in English", "I (forgot|don't remember|can't remember|need to know) what {x} means", "How would an English speaker say {x}", "{x} - what does (it|that|this) mean", "(And|What about|How about|Ok, and|So) {x} in English", "(And|So|Now) what does {x} mean", "{x}(. |, |: |\n)(translate to English|in English please|English please|translate into English please|what does it mean|what's that in English|please translate|meaning please)",
+    "(Is there|What's|Do you have) an English (word|expression|equivalent|translation) for {x}", "(Hi|Hello|Hey)[,|!] (what does {x} mean|what is {x} in English|can you translate {x})", "(My phone|The app|The menu|This label|A sign|The box|The text) (shows|says) {x}(, what is that|. What does it mean|, meaning|. English please)", "(Can't read|I can't read|I don't understand|Don't get) {x}(, what does it mean|. Translate please|, please translate|. Can you help)", "(English version|English meaning|English word|In English)(: | of | for ){x}", "(Turn|Put|Change|Convert|Bring) {x} into English", "(The Chinese word|This word|The phrase) {x}(, what does it mean|: meaning| in English| translated to English)",
 )
 _TO_CHINESE_EN = (
     "(How do (you|I|we|people|they)|How would (you|I|one)|How (can|could|should) I|How to|How does one) say {x} in Chinese", "(How do you|How do I|How to|How would you) say {x} in Chinese",
@@ -82,7 +85,8 @@ _TO_CHINESE_EN = (
     "(Say|Give me|Write|Put|Express|Show me|Spell) {x} in Chinese", "In Chinese, (what is|what's|how do you say|how would you say|how do I say) {x}", "How (is|would you write|do you write|do I write) {x} in Chinese",
     "How (is|would) {x} (said in Chinese|written in Chinese|translated into Chinese|translate into Chinese|be said in Chinese)", "I (need|want|'d like|am looking for) the Chinese (for|word for|translation of|translation for) {x}",
     "I (forgot|don't know|can't remember|never learned) (how to say {x} in Chinese|the Chinese for {x}|the Chinese word for {x})[, can you help|, what is it]", "{x}(, how do I say that in Chinese|, how do you say that in Chinese| - Chinese please|: how do I say it in Chinese)",
-    "What would {x} be in Chinese", "(What|Which) (Chinese word means {x}|word do the Chinese use for {x}|word means {x} in Chinese)", "What (do you call|do they call|do you say for) {x} in Chinese", "Translate the (English word|English phrase|English|phrase|words|word) {x} into Chinese",
+    "What would {x} be in Chinese", "(What|Which) (Chinese word means {x}|word do the Chinese use for {x}|word means {x} in Chinese)", "What (do you call|do they call|do you say for) {x} in Chinese", "Translate the (English word|English phrase|English|phrase|words|word) {x} into Chinese", "(And|What about|How about|Ok, and|So) {x} in Chinese", "(And|So|Now) how do (you|I) say {x} in Chinese", "{x}(. |, |: |\n)(translate to Chinese|in Chinese please|translate into Chinese please|what's that in Chinese|how do you say it in Chinese|Chinese translation please)",
+    "(What is|What's|Is there|Do you know) (the|a) word for {x} in Chinese", "(Hi|Hello|Hey)[,|!] (how do I say {x} in Chinese|what is {x} in Chinese|can you translate {x} into Chinese)", "(My daughter|My son|My teacher|My boss|A friend) (asks|wants to know|asked me) (what {x} is in Chinese|how to say {x} in Chinese)", "(I want to|I need to|I have to|How can I) (write|say|express|put) {x} in Chinese[ on a card| in an exam| for my homework| on a sign]", "(Chinese version|Chinese meaning|Chinese word|In Chinese)(: | of | for ){x}", "(Turn|Put|Change|Convert|Bring) {x} into Chinese", "(The English word|This word|The phrase) {x}(, how is it in Chinese|: Chinese please| in Chinese| translated to Chinese)", "(For my Chinese class|For a trip to China|For a letter)[,] (I need {x} in Chinese|how do I say {x} in Chinese|what is {x} in Chinese)", "(what do you|what would you|what do they) say in Chinese for {x}",
 )
 _MARKS = {
     "zh": "({x}|{x}|{x}|“{x}”|“{x}”|\"{x}\"|'{x}'|‘{x}’|「{x}」|『{x}』)", "en": "({x}|{x}|{x}|\"{x}\"|\"{x}\"|'{x}'|“{x}”|‘{x}’)",
