@@ -36,8 +36,9 @@ FACTORS: dict[str, dict[str, float]] = {
         "email": 1.4, "extraction": 1.8, "memory": 1.8, "repeat": 1.1, "outofscope": 1.6, "limits": 1.6,
     },
     LAST: {
-        "adgen": 1.0, "extraction": 1.4, "memory": 1.4, "facts": 1.3, "advice": 1.5, "arithmetic": 1.2, "opposites": 1.5,
-        "calendar": 1.4, "identity": 4.0, "greetings": 2.5, "smalltalk": 3.0, "outofscope": 1.6, "limits": 1.5,
+        "adgen": 1.3, "extraction": 1.8, "memory": 1.7, "facts": 1.3, "advice": 1.3, "arithmetic": 0.9, "calendar": 1.2,
+        "identity": 4.0, "greetings": 2.5, "smalltalk": 3.5, "outofscope": 2.0, "limits": 1.6, "email": 1.3, "outline": 1.4,
+        "repeat": 1.2, "translation": 0.8, "travel": 0.8, "comparison": 0.9,
     },
 }
 # fmt: on
