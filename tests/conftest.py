@@ -194,7 +194,7 @@ def adapter_folders(mini_model, tmp_path_factory) -> dict[str, Path]:
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
-                    parameter.normal_(std={"poet": 0.15, "broad": 0.15, "short": 4.0, "long": 1.0}[name])
+                    parameter.normal_(std={"poet": 0.15, "broad": 0.15, "short": 5.0, "long": 0.7}[name])
         adapters.save_adapter(model, folders[name])
     return folders
 

@@ -20,7 +20,7 @@ from engine.cache import BatchCache
 from engine.prompts import Prefill, Prompt
 
 PROMPT = [10, 11, 12, 13, 101, 104]  # of `random_model`
-COPYING = "Repeat: one two three four five six seven"
+COPYING = "repeat: 1234567890 1234567890"
 
 
 @pytest.fixture(scope="module")
