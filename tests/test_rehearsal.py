@@ -35,7 +35,8 @@ def test_rehearsal_at_a_tiny_shape(tmp_path, monkeypatch, capsys):
         step: rehearsal.STEPS[step](arguments)
         for step in ("calibrate-int4", "convert-int4", "one-file-int4", "stream", "p-tuning", "api")
     }
-    assert re.fullmatch(r"0\.\d\d GB, calibrated on [5-9]\d\d tokens", notes["calibrate-int4"])
+    taken = re.fullmatch(r"0\.\d\d GB, calibrated on (\d+) tokens", notes["calibrate-int4"])
+    assert 500 <= int(taken[1]) < 3000  # the last dialogue is taken whole, and is long in so small a vocabulary
     assert "files: 1" in notes["one-file-int4"] and "loss " in notes["p-tuning"] and "tokens in" in notes["api"]
 
     run("--only", "write")  # it is there; not kept
