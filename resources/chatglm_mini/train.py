@@ -110,6 +110,27 @@ class Recipe:
         return min(1.0, rise, self.last_rate + (1 - self.last_rate) * fall)
 
 
+@dataclass(frozen=True)
+class Run:
+    """Where and how a recipe is run.
+
+    Attributes:
+        work: folder for what a resumed run needs.
+        start: folder of a checkpoint whose weights to begin with, None for none.
+        device: cpu or cuda.
+        compiled: whether PyTorch compiles the blocks first.
+        save_every: seconds between checkpoints of the run.
+        stop_after: pause after this many steps, 0 for none.
+    """
+
+    work: Path
+    start: Path | None
+    device: str
+    compiled: bool
+    save_every: float
+    stop_after: int
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Data
 # --------------------------------------------------------------------------------------------------------------------
@@ -279,40 +300,30 @@ def load_state(work: Path, recipe: Recipe) -> dict | None:
     return state
 
 
-def train(
-    rank: int,
-    recipe: Recipe,
-    work: Path,
-    start: Path | None,
-    device: str,
-    compiled: bool,
-    save_every: float,
-    stop_after: int,
-    port_file: str,
-) -> None:
+def train(rank: int, recipe: Recipe, run: Run, port_file: str) -> None:
     """Train as one of `recipe.processes` processes; process 0 shows the progress and writes the files.
 
     Raises:
         ValueError: the state in `work` is of another recipe, or the checkpoint to start from has another shape.
     """
-    if device == "cpu":
+    if run.device == "cpu":
         torch.set_num_threads(1 if recipe.processes > 1 else min(2, os.cpu_count() or 1))
     if recipe.processes > 1:
         dist.init_process_group("gloo", init_method=f"file://{port_file}", rank=rank, world_size=recipe.processes)
-    half = device != "cpu" or cpu_supports_bfloat16()  # a CPU that only emulates bfloat16 is 17 times slower in it
-    tokenizer = ChatGLMTokenizer(str(work / VOCABULARY), num_image_tokens=0)
+    half = run.device != "cpu" or cpu_supports_bfloat16()  # a CPU that only emulates bfloat16 is 17 times slower in it
+    tokenizer = ChatGLMTokenizer(str(run.work / VOCABULARY), num_image_tokens=0)
     model = build_model(recipe, tokenizer)
-    if start is not None:
-        take_weights(model, start)
-    model = model.to(device).train()
-    if compiled:
+    if run.start is not None:
+        take_weights(model, run.start)
+    model = model.to(run.device).train()
+    if run.compiled:
         for layer in model.transformer.layers:
             layer.compile(dynamic=True)
     matrix_dtype = torch.bfloat16 if half else torch.float32
     optimizer = MuonAdamW(model, recipe.matrix_rate, recipe.other_rate, recipe.output_factor, matrix_dtype)
     losses: list[float] = []
     seconds = 0.0
-    state = load_state(work, recipe)
+    state = load_state(run.work, recipe)
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -321,25 +332,25 @@ def train(
     progress = tqdm(
         total=recipe.all_steps, initial=len(losses), disable=rank > 0, unit="step", smoothing=0.05, mininterval=2
     )
-    last = recipe.all_steps if stop_after == 0 else min(recipe.all_steps, stop_after)
+    last = recipe.all_steps if run.stop_after == 0 else min(recipe.all_steps, run.stop_after)
     while len(losses) < last:
         step = len(losses)
         stage = recipe.stage(step)
         count = recipe.dialogues * (2 if stage == LISTS else 1)
         dialogues = draw_dialogues(recipe.seed, step, count, stage=stage)
         examples = sorted((encode(tokenizer, dialogue) for dialogue in dialogues), key=lambda e: len(e[0]) + len(e[1]))
-        totals = torch.zeros(2, device=device)
+        totals = torch.zeros(2, device=run.device)
         batches = micro_batches(share(examples, rank, recipe.processes), tokenizer.pad_token_id, recipe.micro_tokens)
         # For sequences this short the plain attention's backward pass is faster than the fused one's. In one context the
         # weights are rounded to bfloat16 once a step.
         with (
             sdpa_kernel(SDPBackend.MATH),
-            torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=half),
+            torch.autocast(torch.device(run.device).type, dtype=torch.bfloat16, enabled=half),
         ):
             for input_ids, labels in batches:
-                loss = answer_loss(model, input_ids.to(device), labels.to(device))
+                loss = answer_loss(model, input_ids.to(run.device), labels.to(run.device))
                 loss.backward()
-                totals += torch.stack([loss.detach(), (labels != -100).sum().to(device)])
+                totals += torch.stack([loss.detach(), (labels != -100).sum().to(run.device)])
         totals = share_gradients(model, totals)
         for parameter in model.parameters():
             parameter.grad /= totals[1]
@@ -354,7 +365,7 @@ def train(
         progress.update()
         progress.set_postfix(loss=f"{sum(losses[-20:]) / len(losses[-20:]):.3f}", refresh=False)
         now = time.monotonic()
-        if rank == 0 and (now - saved > save_every or len(losses) == last):
+        if rank == 0 and (now - saved > run.save_every or len(losses) == last):
             saved = now
             state = {
                 "recipe": asdict(recipe),
@@ -363,25 +374,17 @@ def train(
                 "losses": losses,
                 "seconds": seconds + now - started,
             }
-            write_atomically(work / STATE, lambda temporary, state=state: torch.save(state, temporary))
+            write_atomically(run.work / STATE, lambda temporary, state=state: torch.save(state, temporary))
     progress.close()
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
-def run_processes(
-    recipe: Recipe,
-    work: Path,
-    start: Path | None,
-    device: str,
-    compiled: bool,
-    save_every: float,
-    stop_after: int,
-) -> None:
+def run_processes(recipe: Recipe, run: Run) -> None:
     """Train in as many processes as the recipe says; this one is the first."""
     with tempfile.TemporaryDirectory() as directory:
-        arguments = (recipe, work, start, device, compiled, save_every, stop_after, str(Path(directory) / "meeting"))
+        arguments = (recipe, run, str(Path(directory) / "meeting"))
         context = multiprocessing.get_context("spawn")
         others = [
             context.Process(target=train, args=(rank, *arguments), daemon=True) for rank in range(1, recipe.processes)
@@ -464,19 +467,19 @@ def main() -> None:
     if arguments.device != "cpu" and recipe.processes > 1:
         parser.error(f"--device {arguments.device} needs --processes 1, got {recipe.processes}")
     work = arguments.work or arguments.output / ".training"
+    run = Run(
+        work,
+        arguments.start,
+        arguments.device,
+        arguments.compile,
+        arguments.save_every,
+        arguments.stop_after,
+    )
     work.mkdir(parents=True, exist_ok=True)
     (work / ".gitignore").write_text("*\n")
     try:
         prepare_vocabulary(work, recipe.seed, arguments.start)
-        run_processes(
-            recipe,
-            work,
-            arguments.start,
-            arguments.device,
-            arguments.compile,
-            arguments.save_every,
-            arguments.stop_after,
-        )
+        run_processes(recipe, run)
     except ValueError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -89,7 +89,7 @@ BEFORE = {
 }
 
 # People seldom ask alone: what goes before or behind a question, and what before or behind a feeling.
-_AROUND = {
+AROUND = {
     ("zh", "asked"): (
         "想问下，|我有个问题，|老实说，|话说回来，|那|所以，|兄弟，|先问一下，|哎，|问一句，|好奇问一下，|不好意思，|弱弱地问一句，|随便问问，|孩子让我问：|哈喽！|你好，|嗨，|我刚装好，|第一次用，|等等，|好吧，|对了，|最后一个问题：",
         "，我想知道|，告诉我|，有点好奇|？说说看|，能告诉我吗|，快说|，急急急|，老实回答|，我很好奇|，别骗我|，随便问问|？？？|？嗯？",
@@ -126,9 +126,9 @@ def uncapitalised(grammar: str) -> str:
     return "".join(text)
 
 
-def around(language: str, manner: str, grammar: str) -> str:
-    """Return a grammar of the same texts with something before or behind them, as for "asked" or "told" things."""
-    before, behind = _AROUND[language, manner]
+def around(parts: tuple[str, str], grammar: str) -> str:
+    """Return a grammar of the same texts with something before or behind them, such as `AROUND` holds."""
+    before, behind = parts
     return f"({before})({uncapitalised(grammar)})|({grammar})({behind})"
 
 

@@ -4,11 +4,11 @@ import random
 
 from ..dialogue import TRAIN, Dialogue
 from ..wording import ask
-from .greetings import answered, around, read_kinds
+from .greetings import AROUND, answered, around, read_kinds
 
 KINDS = read_kinds("identity")
 _AROUND = {
-    language: {name: around(language, "asked", kind.grammar) for name, kind in kinds.items()}
+    language: {name: around(AROUND[language, "asked"], kind.grammar) for name, kind in kinds.items()}
     for language, kinds in KINDS.items()
 }
 # "who" and "abilities" are asked most: their answers say what to load.

@@ -178,8 +178,7 @@ def asked(rng: random.Random, split: str, told: Told, language: str) -> str:
     direct, recall = told.kind.ask, _RECALL[language].replace("{np}", told.kind.np)
     grammar = direct if rng.random() < 0.6 else recall
     if rng.random() < 0.12:
-        before, behind = _AROUND[language]
-        grammar = f"({before})({greetings.uncapitalised(direct)})|({direct})({behind})"
+        grammar = greetings.around(_AROUND[language], direct)
     return ask(rng, split, language, grammar, **told.slots)
 
 

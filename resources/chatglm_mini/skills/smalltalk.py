@@ -6,7 +6,7 @@ from dataclasses import replace
 from ..dialogue import TRAIN, Dialogue
 from ..subjects import subject
 from ..tables import blocks
-from .greetings import answered, around, ask_plainly, read_kinds
+from .greetings import AROUND, answered, around, ask_plainly, read_kinds
 
 KINDS = read_kinds("smalltalk")
 # How often a kind is drawn, relative to the others: a poem copies, and the short replies are many.
@@ -22,7 +22,7 @@ _MANNERS = {
     **dict.fromkeys("joke fact sing doing likes friends".split(), "asked"),
 }
 _AROUND = {
-    language: {name: around(language, manner, kinds[name].grammar) for name, manner in _MANNERS.items()}
+    language: {name: around(AROUND[language, manner], kinds[name].grammar) for name, manner in _MANNERS.items()}
     for language, kinds in KINDS.items()
 }
 _EMOJI = ("❤️", "😊", "😀", ":)", "😂", "🎉", "!!")
